@@ -1,0 +1,81 @@
+//! Functions that make and drop partitions.
+
+use pgrx::datum::{Date, TimestampWithTimeZone};
+use pgrx::iter::SetOfIterator;
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::prelude::*;
+
+use super::{required, warn};
+use crate::lifecycle::create::{self, Report, Wanted};
+use crate::lifecycle::{maintain, retire};
+use crate::settings::Settings;
+
+/// Makes sure that a partition holds the whole period of `partition_date`, and gives its name.
+///
+/// # Errors
+///
+/// 22004 for NULL, 22008 for infinity, BC and years past 9999, 42P17 where another partition holds a
+/// part of the period, 42P07 where the name is taken, 55P03 where a lock could not be had in time,
+/// 42501 where the caller may not act as the owner, 25006 where nothing can be written.
+#[pg_extern(volatile, parallel_unsafe)]
+#[search_path(pg_catalog, pg_temp)]
+fn create_workflow_events_partition(partition_date: Option<Date>) -> Result<String, ErrorReport> {
+    let date = required(partition_date, "partition_date")?;
+    Ok(create::one(Wanted::Date(date), Settings::current())?)
+}
+
+/// The same for the period that holds the instant `partition_date` in the policy's time zone.
+///
+/// # Errors
+///
+/// As the form that takes a date.
+#[pg_extern(name = "create_workflow_events_partition", volatile, parallel_unsafe)]
+#[search_path(pg_catalog, pg_temp)]
+fn create_workflow_events_partition_at(
+    partition_date: Option<TimestampWithTimeZone>,
+) -> Result<String, ErrorReport> {
+    let at = required(partition_date, "partition_date")?;
+    Ok(create::one(Wanted::Instant(at), Settings::current())?)
+}
+
+/// Makes every partition that is missing from now to the policy's premake, and gives their names. What
+/// stands in the way of one is a WARNING. On a standby it does nothing and says so in a NOTICE.
+///
+/// # Errors
+///
+/// 42P01 before `setup_workflow_events()`, 55P03 where a lock could not be had in time, 42501 where the
+/// caller may not act as the owner, 25006 in a read-only transaction on a primary.
+#[pg_extern(volatile, parallel_unsafe)]
+#[search_path(pg_catalog, pg_temp)]
+fn maintain_workflow_events_partitions() -> Result<SetOfIterator<'static, String>, ErrorReport> {
+    let Some(report) = maintain::partitions(Settings::current())? else {
+        notice!("nothing was done: this server is a standby, and is maintained through its primary");
+        return Ok(SetOfIterator::empty());
+    };
+    let Report { created, problems, notes } = report;
+    problems.iter().for_each(warn);
+    for note in notes {
+        warning!("{note}");
+    }
+    Ok(SetOfIterator::new(created))
+}
+
+/// Drops the partitions whose whole range lies before the first day of the month `retention_months`
+/// before the current one, and gives their names. What is kept though it is old enough is a WARNING.
+///
+/// # Errors
+///
+/// 22004 for NULL, 22023 for less than 1, 55P03 where `workflow_events` could not be locked in time,
+/// 42501 where the caller may not act as the owner, 25006 where nothing can be written.
+#[pg_extern(volatile, parallel_unsafe)]
+#[search_path(pg_catalog, pg_temp)]
+fn drop_old_workflow_events_partitions(
+    retention_months: default!(Option<i32>, 12),
+) -> Result<SetOfIterator<'static, String>, ErrorReport> {
+    let months = required(retention_months, "retention_months")?;
+    let report = retire::outdated(months, Settings::current())?;
+    for (name, error) in &report.kept {
+        warn(&error.clone().kept(name));
+    }
+    Ok(SetOfIterator::new(report.dropped))
+}

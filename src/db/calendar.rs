@@ -1,0 +1,56 @@
+//! Time zones: PostgreSQL converts, so that there is one time-zone database.
+
+use chrono::NaiveDate;
+use pgrx::datum::{Date, TimestampWithTimeZone};
+
+use crate::db::query;
+use crate::domain::instant::Instant;
+use crate::error::{Error, Result};
+
+/// Days from chrono's first day (0001-01-01 is day 1) to PostgreSQL's epoch.
+const EPOCH_DAYS_FROM_CE: i32 = 730_120;
+
+/// A date of PostgreSQL as a civil date; `None` where it is infinite or beyond the reach of chrono.
+#[must_use]
+pub fn from_date(date: Date) -> Option<NaiveDate> {
+    if !date.is_finite() {
+        return None;
+    }
+    NaiveDate::from_num_days_from_ce_opt(date.into_inner().checked_add(EPOCH_DAYS_FROM_CE)?)
+}
+
+/// A civil date as a date of PostgreSQL.
+#[must_use]
+pub fn to_date(date: NaiveDate) -> Date {
+    use chrono::Datelike;
+    Date::saturating_from_raw(date.num_days_from_ce() - EPOCH_DAYS_FROM_CE)
+}
+
+/// The instant at which `date` begins in `zone`.
+pub fn midnight(date: NaiveDate, zone: &str) -> Result<Instant> {
+    let sql = "SELECT $1::timestamp AT TIME ZONE $2";
+    let arguments = [to_date(date).into(), zone.into()];
+    query::read_one(sql, &arguments, |row| row.get::<TimestampWithTimeZone>(1))?
+        .map(|at| Instant(at.into_inner()))
+        .ok_or_else(|| Error::Internal("a date has no midnight".to_owned()))
+}
+
+/// The date in `zone` at `instant`; `None` where that is infinite or beyond the reach of chrono.
+pub fn date_at(instant: TimestampWithTimeZone, zone: &str) -> Result<Option<NaiveDate>> {
+    if !instant.is_finite() {
+        return Ok(None);
+    }
+    let sql = "SELECT ($1 AT TIME ZONE $2)::date";
+    let date = query::read_one(sql, &[instant.into(), zone.into()], |row| row.get::<Date>(1))?;
+    Ok(date.and_then(from_date))
+}
+
+/// The start of the current transaction, and the date in `zone` at that moment.
+pub fn now(zone: &str) -> Result<(Instant, NaiveDate)> {
+    let sql = "SELECT now(), (now() AT TIME ZONE $1)::date";
+    let row = query::read_one(sql, &[zone.into()], |row| {
+        Ok((row.get::<TimestampWithTimeZone>(1)?, row.get::<Date>(2)?))
+    })?;
+    row.and_then(|(now, date)| Some((Instant(now.into_inner()), from_date(date)?)))
+        .ok_or_else(|| Error::DateOutOfRange { value: "the current date".to_owned() })
+}

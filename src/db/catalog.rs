@@ -1,0 +1,244 @@
+//! What the catalogs say about the extension, its table and the partitions.
+
+use std::collections::BTreeSet;
+
+use pgrx::pg_sys::Oid;
+
+use crate::db::ident::Qualified;
+use crate::db::query;
+use crate::domain::partition::{Kind, Partition};
+use crate::error::{Error, Result};
+use crate::pg::bound;
+
+/// The name of the event log.
+pub const EVENTS: &str = "workflow_events";
+
+/// The name of the table of runs that its foreign key points to.
+pub const RUNS: &str = "workflow_runs";
+
+/// The extension as installed in this database.
+#[derive(Clone, Debug)]
+pub struct Extension {
+    /// The schema of its functions, and of the event log.
+    pub schema: String,
+    /// That schema's OID.
+    pub schema_oid: Oid,
+    /// The version of its SQL objects.
+    pub version: String,
+    /// The role that owns it.
+    pub owner: Oid,
+}
+
+/// The extension as installed in this database; `None` where it is not.
+pub fn find_extension() -> Result<Option<Extension>> {
+    let sql = "SELECT n.nspname::text, n.oid, e.extversion, e.extowner \
+               FROM pg_catalog.pg_extension e \
+               JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace \
+               WHERE e.extname = 'pg_meshhook_events'";
+    query::read_one(sql, &[], |row| {
+        Ok(Extension {
+            schema: row.get(1)?,
+            schema_oid: row.get(2)?,
+            version: row.get(3)?,
+            owner: row.get(4)?,
+        })
+    })
+}
+
+/// The extension as installed in this database.
+///
+/// # Errors
+///
+/// [`Error::NotInstalled`] where it is not.
+pub fn extension() -> Result<Extension> {
+    find_extension()?.ok_or(Error::NotInstalled)
+}
+
+/// The event log: a table partitioned by range of `ts`.
+#[derive(Clone, Debug)]
+pub struct Table {
+    /// Its OID.
+    pub oid: Oid,
+    /// Its schema.
+    pub schema: String,
+    /// That schema's OID.
+    pub schema_oid: Oid,
+    /// The role that owns it.
+    pub owner: Oid,
+    /// That role's name.
+    pub owner_name: String,
+}
+
+impl Table {
+    /// Its qualified name.
+    #[must_use]
+    pub fn qualified(&self) -> Qualified<'_> {
+        Qualified { schema: &self.schema, name: EVENTS }
+    }
+}
+
+/// A row of `pg_class` by the name `workflow_events`.
+struct Candidate {
+    table: Table,
+    kind: String,
+    partition_key: Option<String>,
+    by_range_of_ts: bool,
+    key_type: Option<String>,
+}
+
+const FIND_EVENTS: &str = "\
+    SELECT c.oid, c.relkind::text, c.relowner, pg_catalog.pg_get_userbyid(c.relowner)::text, \
+           CASE WHEN p.partrelid IS NOT NULL THEN pg_catalog.pg_get_partkeydef(c.oid) END, \
+           COALESCE(p.partstrat = 'r' AND p.partnatts = 1 AND a.attname = 'ts', false), \
+           pg_catalog.format_type(a.atttypid, a.atttypmod) \
+    FROM pg_catalog.pg_class c \
+    LEFT JOIN pg_catalog.pg_partitioned_table p ON p.partrelid = c.oid \
+    LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum = p.partattrs[0] \
+    WHERE c.relnamespace = $1 AND c.relname = 'workflow_events'";
+
+/// The event log; `None` where there is no relation of its name.
+///
+/// # Errors
+///
+/// Where the relation of that name is not a table partitioned by range of `ts`, what it is instead.
+pub fn find_events(extension: &Extension) -> Result<Option<Table>> {
+    let found = query::read_one(FIND_EVENTS, &[extension.schema_oid.into()], |row| {
+        Ok(Candidate {
+            table: Table {
+                oid: row.get(1)?,
+                schema: extension.schema.clone(),
+                schema_oid: extension.schema_oid,
+                owner: row.get(3)?,
+                owner_name: row.get(4)?,
+            },
+            kind: row.get(2)?,
+            partition_key: row.nullable(5)?,
+            by_range_of_ts: row.get(6)?,
+            key_type: row.nullable(7)?,
+        })
+    })?;
+    let Some(found) = found else { return Ok(None) };
+    let name = found.table.qualified().to_string();
+    match (found.kind.as_str(), found.partition_key, found.key_type) {
+        ("r", _, _) => Err(Error::NotPartitioned { table: name, rows: None }),
+        ("p", Some(key), _) if !found.by_range_of_ts => {
+            Err(Error::WrongPartitioning { table: name, key })
+        }
+        ("p", _, Some(type_name)) if type_name != "timestamp with time zone" => {
+            Err(Error::WrongKeyType { table: name, type_name })
+        }
+        ("p", _, Some(_)) => Ok(Some(found.table)),
+        _ => Err(Error::NotATable { relation: name }),
+    }
+}
+
+/// The event log.
+///
+/// # Errors
+///
+/// [`Error::NotSetUp`] where there is none; otherwise as [`find_events`].
+pub fn events(extension: &Extension) -> Result<Table> {
+    find_events(extension)?.ok_or_else(|| Error::NotSetUp {
+        table: Qualified { schema: &extension.schema, name: EVENTS }.to_string(),
+    })
+}
+
+/// The OID of an ordinary or partitioned table by its name in a schema.
+pub fn find_table(schema: Oid, name: &str) -> Result<Option<Oid>> {
+    let sql = "SELECT oid FROM pg_catalog.pg_class \
+               WHERE relnamespace = $1 AND relname = $2::name AND relkind IN ('r', 'p')";
+    query::read_one(sql, &[schema.into(), name.into()], |row| row.get(1))
+}
+
+/// The attached partitions of a table, with their bounds read from the catalog.
+pub fn partitions(table: &Table) -> Result<Vec<Partition>> {
+    let sql = "SELECT c.oid, n.nspname::text, c.relname::text, c.relkind::text, i.inhdetachpending \
+               FROM pg_catalog.pg_inherits i \
+               JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid \
+               JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+               WHERE i.inhparent = $1 ORDER BY c.relname";
+    let rows = query::read(sql, &[table.oid.into()], |row| {
+        let kind = match row.get::<String>(4)?.as_str() {
+            "p" => Kind::Partitioned,
+            "f" => Kind::Foreign,
+            _ => Kind::Table,
+        };
+        Ok((row.get::<Oid>(1)?, row.get(2)?, row.get(3)?, kind, row.get(5)?))
+    })?;
+    let partition = |(oid, schema, name, kind, detach_pending): (Oid, _, _, _, _)| {
+        // A partition that was detached or dropped since is none any more.
+        let extent = bound::extent_of(oid)?;
+        Some(Partition { oid: oid.to_u32(), schema, name, extent, kind, detach_pending })
+    };
+    Ok(rows.into_iter().filter_map(partition).collect())
+}
+
+/// The names of all relations of a schema that begin with the event log's.
+pub fn relation_names(schema: Oid) -> Result<BTreeSet<String>> {
+    let sql = "SELECT relname::text FROM pg_catalog.pg_class \
+               WHERE relnamespace = $1 AND pg_catalog.starts_with(relname::text, $2)";
+    let names = query::read(sql, &[schema.into(), EVENTS.into()], |row| row.get(1))?;
+    Ok(names.into_iter().collect())
+}
+
+/// The size of a table's main fork, in bytes.
+pub fn heap_bytes(table: Oid) -> Result<i64> {
+    let sql = "SELECT pg_catalog.pg_relation_size($1)";
+    Ok(query::read_one(sql, &[table.into()], |row| row.get(1))?.unwrap_or(0))
+}
+
+/// How many rows a table holds.
+pub fn count_rows(table: Qualified) -> Result<i64> {
+    let sql = format!("SELECT pg_catalog.count(*) FROM {table}");
+    Ok(query::read_one(&sql, &[], |row| row.get(1))?.unwrap_or(0))
+}
+
+/// The schema and name that a relation has now; `None` where it is gone.
+pub fn name_of(relation: Oid) -> Result<Option<(String, String)>> {
+    let sql = "SELECT n.nspname::text, c.relname::text FROM pg_catalog.pg_class c \
+               JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $1";
+    query::read_one(sql, &[relation.into()], |row| Ok((row.get(1)?, row.get(2)?)))
+}
+
+/// The tables that foreign keys of `table` point to, by OID: attaching a partition locks them.
+pub fn referenced_tables(table: Oid) -> Result<Vec<(Oid, String)>> {
+    let sql = "SELECT DISTINCT k.confrelid, c.relname::text FROM pg_catalog.pg_constraint k \
+               JOIN pg_catalog.pg_class c ON c.oid = k.confrelid \
+               WHERE k.conrelid = $1 AND k.contype = 'f' ORDER BY k.confrelid";
+    query::read(sql, &[table.into()], |row| Ok((row.get(1)?, row.get(2)?)))
+}
+
+/// Whether `role` may create tables in `schema`.
+pub fn may_create_in(role: Oid, schema: Oid) -> Result<bool> {
+    let sql = "SELECT pg_catalog.has_schema_privilege($1, $2, 'CREATE')";
+    Ok(query::read_one(sql, &[role.into(), schema.into()], |row| row.get(1))?.unwrap_or(false))
+}
+
+/// A column as the catalog describes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Column {
+    /// Its name.
+    pub name: String,
+    /// Its type, as PostgreSQL writes it.
+    pub type_name: String,
+    /// Whether it is NOT NULL.
+    pub not_null: bool,
+    /// Whether it has a default, or is an identity column.
+    pub has_default: bool,
+}
+
+/// The columns of a table, in order.
+pub fn columns(table: Oid) -> Result<Vec<Column>> {
+    let sql = "SELECT attname::text, pg_catalog.format_type(atttypid, atttypmod), attnotnull, \
+                      atthasdef OR attidentity <> '' \
+               FROM pg_catalog.pg_attribute \
+               WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped ORDER BY attnum";
+    query::read(sql, &[table.into()], |row| {
+        Ok(Column {
+            name: row.get(1)?,
+            type_name: row.get(2)?,
+            not_null: row.get(3)?,
+            has_default: row.get(4)?,
+        })
+    })
+}

@@ -1,0 +1,42 @@
+//! The policy's row: `meshhook_events.policy`.
+
+use crate::db::query;
+use crate::domain::policy::Policy;
+use crate::error::{Error, Result};
+use crate::pg::time_zone;
+
+const SELECT: &str = "\
+    SELECT granularity, time_zone, premake::bigint, \
+           (12 * pg_catalog.date_part('year', retention) \
+               + pg_catalog.date_part('month', retention))::bigint, \
+           automatic_creation, automatic_retention \
+    FROM meshhook_events.policy";
+
+/// The policy: the row, or the defaults where there is none.
+///
+/// # Errors
+///
+/// Where the row makes no sense, though its constraints should have prevented that, or where this
+/// server does not know its time zone.
+pub fn load() -> Result<Policy> {
+    let row = query::read_one(SELECT, &[], |row| {
+        Ok(Policy::from_row(
+            &row.get::<String>(1)?,
+            row.get(2)?,
+            row.get(3)?,
+            row.nullable(4)?,
+            row.get(5)?,
+            row.get(6)?,
+        )?)
+    })?;
+    let policy = row.unwrap_or_default();
+    if !time_zone::exists(&policy.time_zone) {
+        return Err(Error::UnknownTimeZone(policy.time_zone));
+    }
+    Ok(policy)
+}
+
+/// Writes the defaults as a row, so that there is one to update; keeps a row that is there.
+pub fn ensure_row() -> Result<()> {
+    query::execute("INSERT INTO meshhook_events.policy DEFAULT VALUES ON CONFLICT DO NOTHING", &[])
+}

@@ -1,0 +1,256 @@
+//! A partition is never more open than its parent: privileges, row level security, replica identity.
+//!
+//! `LIKE` copies none of these, and a partition can be queried directly, past what protects the
+//! parent. They are brought into line before the partition is attached, when nobody sees it yet.
+//!
+//! Publications need nothing: a partition is published through its parent (manual, CREATE
+//! PUBLICATION), and storage parameters neither: a partitioned table has none.
+
+use pgrx::pg_sys::Oid;
+
+use crate::db::catalog::Table;
+use crate::db::ident::{Ident, Qualified};
+use crate::db::query;
+use crate::error::{Error, Result};
+use crate::pg::subtransaction;
+
+/// Brings `partition`, a table made like the event log, into line with it. Gives, as text, what could
+/// not be copied; the partition is then less open than its parent.
+pub fn copy(table: &Table, partition: Oid, name: Qualified) -> Result<Vec<String>> {
+    copy_privileges(table.oid, partition, name)?;
+    copy_column_privileges(table.oid, name)?;
+    let notes = copy_row_security(table.oid, partition, name)?;
+    copy_replica_identity(table.oid, name)?;
+    Ok(notes)
+}
+
+/// A role in GRANT and REVOKE.
+struct Grantee(Option<String>);
+
+impl std::fmt::Display for Grantee {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.0 {
+            Some(role) => write!(f, "{}", Ident(role)),
+            None => f.write_str("PUBLIC"),
+        }
+    }
+}
+
+/// One entry of an access control list.
+#[derive(PartialEq, Eq)]
+struct Grant {
+    grantee: Option<String>,
+    privilege: String,
+    grantable: bool,
+}
+
+/// The access control list of a table, with the default written out.
+fn grants(table: Oid) -> Result<Vec<Grant>> {
+    let sql = "SELECT r.rolname::text, x.privilege_type, pg_catalog.bool_or(x.is_grantable) \
+               FROM pg_catalog.pg_class c \
+               CROSS JOIN LATERAL pg_catalog.aclexplode( \
+                   COALESCE(c.relacl, pg_catalog.acldefault('r', c.relowner))) x \
+               LEFT JOIN pg_catalog.pg_roles r ON r.oid = x.grantee \
+               WHERE c.oid = $1 AND (x.grantee = 0 OR r.oid IS NOT NULL) \
+               GROUP BY 1, 2 ORDER BY 1 NULLS FIRST, 2";
+    query::read(sql, &[table.into()], |row| {
+        Ok(Grant { grantee: row.nullable(1)?, privilege: row.get(2)?, grantable: row.get(3)? })
+    })
+}
+
+/// Default privileges (`ALTER DEFAULT PRIVILEGES`) may have opened the new table to more roles than
+/// the parent: they are taken away, and the parent's are given.
+fn copy_privileges(parent: Oid, partition: Oid, name: Qualified) -> Result<()> {
+    let (wanted, present) = (grants(parent)?, grants(partition)?);
+    if wanted == present {
+        return Ok(());
+    }
+    let mut grantees: Vec<_> = present.iter().map(|grant| grant.grantee.clone()).collect();
+    grantees.dedup();
+    for grantee in grantees {
+        query::execute(&format!("REVOKE ALL ON TABLE {name} FROM {}", Grantee(grantee)), &[])?;
+    }
+    for grant in wanted {
+        let option = if grant.grantable { " WITH GRANT OPTION" } else { "" };
+        let (privilege, grantee) = (keyword(&grant.privilege)?, Grantee(grant.grantee));
+        query::execute(&format!("GRANT {privilege} ON TABLE {name} TO {grantee}{option}"), &[])?;
+    }
+    Ok(())
+}
+
+/// A privilege's or command's name as a keyword.
+fn keyword(word: &str) -> Result<&str> {
+    if !word.is_empty() && word.bytes().all(|b| b.is_ascii_uppercase() || b == b' ') {
+        Ok(word)
+    } else {
+        Err(Error::Internal(format!("\"{word}\" is not the name of a privilege")))
+    }
+}
+
+fn copy_column_privileges(parent: Oid, name: Qualified) -> Result<()> {
+    let sql = "SELECT a.attname::text, r.rolname::text, x.privilege_type, x.is_grantable \
+               FROM pg_catalog.pg_attribute a \
+               CROSS JOIN LATERAL pg_catalog.aclexplode(a.attacl) x \
+               LEFT JOIN pg_catalog.pg_roles r ON r.oid = x.grantee \
+               WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped \
+                 AND (x.grantee = 0 OR r.oid IS NOT NULL)";
+    let statements = query::read(sql, &[parent.into()], |row| {
+        let (column, grantee): (String, _) = (row.get(1)?, Grantee(row.nullable(2)?));
+        let privilege: String = row.get(3)?;
+        let option = if row.get(4)? { " WITH GRANT OPTION" } else { "" };
+        let (privilege, column) = (keyword(&privilege)?, Ident(&column));
+        Ok(format!("GRANT {privilege} ({column}) ON TABLE {name} TO {grantee}{option}"))
+    })?;
+    statements.iter().try_for_each(|statement| query::execute(statement, &[]))
+}
+
+/// A policy's parts, as CREATE POLICY takes them.
+struct RowPolicy {
+    name: String,
+    clauses: String,
+}
+
+fn turn_on_row_security(parent: Oid, name: Qualified) -> Result<()> {
+    let flags = "SELECT relrowsecurity, relforcerowsecurity FROM pg_catalog.pg_class WHERE oid = $1";
+    let (enabled, forced) =
+        query::read_one(flags, &[parent.into()], |row| Ok((row.get(1)?, row.get(2)?)))?
+            .unwrap_or((false, false));
+    if enabled {
+        query::execute(&format!("ALTER TABLE {name} ENABLE ROW LEVEL SECURITY"), &[])?;
+    }
+    if forced {
+        query::execute(&format!("ALTER TABLE {name} FORCE ROW LEVEL SECURITY"), &[])?;
+    }
+    Ok(())
+}
+
+fn copy_row_security(parent: Oid, partition: Oid, name: Qualified) -> Result<Vec<String>> {
+    turn_on_row_security(parent, name)?;
+    let mut notes = Vec::new();
+    for policy in row_policies(parent, partition)? {
+        let policy_name = Ident(&policy.name);
+        let sql = format!("CREATE POLICY {policy_name} ON {name} {}", policy.clauses);
+        // A policy that can't be copied must not hold up the partition: without it, with row level
+        // security on, nobody but the owner sees more.
+        if let Err(error) = subtransaction::run(|| query::execute(&sql, &[])) {
+            notes.push(format!("policy {policy_name} was not copied: {error}"));
+        }
+    }
+    Ok(notes)
+}
+
+/// The policies of `parent`, their expressions written for `partition`.
+///
+/// An expression refers to columns by number, and inside a subquery it names the table as well: it is
+/// written out as if it were the partition's, which is right where the columns have the same numbers.
+/// Columns once dropped from the parent shift them; then it is written out as the parent's.
+fn row_policies(parent: Oid, partition: Oid) -> Result<Vec<RowPolicy>> {
+    let sql = "SELECT p.polname::text, \
+               CASE WHEN p.polpermissive THEN 'AS PERMISSIVE' ELSE 'AS RESTRICTIVE' END \
+               || CASE p.polcmd WHEN 'r' THEN ' FOR SELECT' WHEN 'a' THEN ' FOR INSERT' \
+                                WHEN 'w' THEN ' FOR UPDATE' WHEN 'd' THEN ' FOR DELETE' \
+                                ELSE ' FOR ALL' END \
+               || ' TO ' || (SELECT pg_catalog.string_agg( \
+                      CASE WHEN m.oid = 0 THEN 'PUBLIC' \
+                           ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(m.oid)) END, ', ') \
+                   FROM pg_catalog.unnest(p.polroles) m (oid)) \
+               || COALESCE(' USING (' || pg_catalog.pg_get_expr(p.polqual, layout.relation) || ')', '') \
+               || COALESCE(' WITH CHECK (' \
+                   || pg_catalog.pg_get_expr(p.polwithcheck, layout.relation) || ')', '') \
+               FROM pg_catalog.pg_policy p \
+               CROSS JOIN (SELECT CASE WHEN EXISTS ( \
+                   SELECT FROM pg_catalog.pg_attribute \
+                   WHERE attrelid = $1 AND attnum > 0 AND attisdropped) \
+                   THEN $1 ELSE $2 END AS relation) layout \
+               WHERE p.polrelid = $1 ORDER BY p.polname";
+    query::read(sql, &[parent.into(), partition.into()], |row| {
+        Ok(RowPolicy { name: row.get(1)?, clauses: row.get(2)? })
+    })
+}
+
+/// Makes an existing partition no more open to queries than its parent: row level security is turned
+/// on and forced where the parent's is, and the parent's policies are copied where it has none.
+pub fn close(parent: Oid, partition: Oid, name: Qualified) -> Result<Vec<String>> {
+    let sql = "SELECT EXISTS (SELECT FROM pg_catalog.pg_policy WHERE polrelid = $1)";
+    if query::read_one(sql, &[partition.into()], |row| row.get(1))?.unwrap_or(false) {
+        turn_on_row_security(parent, name)?;
+        return Ok(Vec::new());
+    }
+    copy_row_security(parent, partition, name)
+}
+
+/// Copies `REPLICA IDENTITY FULL` and `NOTHING`; an index as identity needs [`adopt_identity_index`].
+fn copy_replica_identity(parent: Oid, name: Qualified) -> Result<()> {
+    let sql = "SELECT relreplident::text FROM pg_catalog.pg_class WHERE oid = $1";
+    let identity = match query::read_one(sql, &[parent.into()], |row| row.get::<String>(1))? {
+        Some(letter) if letter == "f" => "FULL",
+        Some(letter) if letter == "n" => "NOTHING",
+        _ => return Ok(()),
+    };
+    query::execute(&format!("ALTER TABLE {name} REPLICA IDENTITY {identity}"), &[])
+}
+
+/// Where an index is the parent's replica identity, makes the index that attaching has paired with it
+/// the partition's.
+pub fn adopt_identity_index(table: &Table, partition: Oid, name: Qualified) -> Result<()> {
+    let sql = "SELECT c.relname::text FROM pg_catalog.pg_index p \
+               JOIN pg_catalog.pg_inherits h ON h.inhparent = p.indexrelid \
+               JOIN pg_catalog.pg_index i ON i.indexrelid = h.inhrelid AND i.indrelid = $2 \
+               JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid \
+               WHERE p.indrelid = $1 AND p.indisreplident";
+    let arguments = [table.oid.into(), partition.into()];
+    match query::read_one(sql, &arguments, |row| row.get::<String>(1))? {
+        Some(index) => {
+            let index = Ident(&index);
+            query::execute(&format!("ALTER TABLE {name} REPLICA IDENTITY USING INDEX {index}"), &[])
+        }
+        None => Ok(()),
+    }
+}
+
+/// A partition that differs from its parent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Difference {
+    /// The partition's OID.
+    pub oid: u32,
+    /// The partition's name.
+    pub partition: String,
+    /// What differs, separated by commas.
+    pub what: String,
+}
+
+/// The partitions that are not protected as the event log is.
+pub fn differences(table: &Table) -> Result<Vec<Difference>> {
+    let sql = "WITH state AS ( \
+                 SELECT c.oid, c.relname::text AS name, c.relowner, c.relrowsecurity, \
+                   c.relforcerowsecurity, c.relreplident, \
+                   (SELECT pg_catalog.array_agg(x::text ORDER BY x::text) FROM ( \
+                      SELECT g.grantee, g.privilege_type, pg_catalog.bool_or(g.is_grantable) \
+                      FROM pg_catalog.aclexplode( \
+                          COALESCE(c.relacl, pg_catalog.acldefault('r', c.relowner))) g \
+                      GROUP BY 1, 2) x) AS acl, \
+                   (SELECT pg_catalog.array_agg(x::text ORDER BY x::text) FROM ( \
+                      SELECT p.polname, p.polcmd, p.polpermissive, p.polroles::text \
+                      FROM pg_catalog.pg_policy p WHERE p.polrelid = c.oid) x) AS policies \
+                 FROM pg_catalog.pg_class c \
+                 WHERE c.oid = $1 \
+                    OR c.oid IN (SELECT inhrelid FROM pg_catalog.pg_inherits WHERE inhparent = $1)) \
+               SELECT s.name, pg_catalog.concat_ws(', ', \
+                   CASE WHEN s.relowner <> p.relowner THEN 'owner' END, \
+                   CASE WHEN s.acl IS DISTINCT FROM p.acl THEN 'privileges' END, \
+                   CASE WHEN (s.relrowsecurity, s.relforcerowsecurity) \
+                          <> (p.relrowsecurity, p.relforcerowsecurity) \
+                        THEN 'row level security' END, \
+                   CASE WHEN s.policies IS DISTINCT FROM p.policies THEN 'policies' END, \
+                   CASE WHEN s.relreplident <> p.relreplident THEN 'replica identity' END) AS what, s.oid \
+               FROM state s JOIN state p ON p.oid = $1 AND s.oid <> p.oid \
+               ORDER BY s.name";
+    let all = query::read(sql, &[table.oid.into()], |row| {
+        Ok(Difference {
+            oid: row.get::<Oid>(3)?.to_u32(),
+            partition: row.get(1)?,
+            what: row.get(2)?,
+        })
+    })?;
+    Ok(all.into_iter().filter(|difference| !difference.what.is_empty()).collect())
+}

@@ -1,0 +1,14 @@
+//! The decisions: plain Rust that knows neither PostgreSQL nor the clock, tested in milliseconds.
+//!
+//! Everything the decisions need comes in as values ([`plan::Facts`], [`policy::Policy`]), everything
+//! they want done goes out as values ([`plan::Creation`], [`plan::Retirement`]).
+
+#![forbid(unsafe_code)]
+
+pub mod calendar;
+pub mod instant;
+pub mod name;
+pub mod partition;
+pub mod plan;
+pub mod policy;
+pub mod schedule;

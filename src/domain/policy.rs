@@ -1,0 +1,116 @@
+//! The policy: how long a period is, where it begins, how many are made ahead, how long they are kept.
+
+use super::calendar::Granularity;
+
+/// The most periods that may be made ahead.
+pub const MAX_PREMAKE: u32 = 120;
+
+/// What the team wants done with its event log; the row of `meshhook_events.policy`, or the defaults.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// How long a partition's range is.
+    pub granularity: Granularity,
+    /// The time zone in which a period begins at 00:00, as PostgreSQL names it.
+    pub time_zone: String,
+    /// How many periods after the current one are made ahead.
+    pub premake: u32,
+    /// How many whole months before the current one are kept; `None`: the worker never drops.
+    pub retention_months: Option<u32>,
+    /// Whether the worker creates.
+    pub automatic_creation: bool,
+    /// Whether the worker drops, where a retention is set.
+    pub automatic_retention: bool,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            granularity: Granularity::Month,
+            time_zone: "UTC".to_owned(),
+            premake: 3,
+            retention_months: None,
+            automatic_creation: true,
+            automatic_retention: true,
+        }
+    }
+}
+
+/// Which setting of a policy makes no sense, and why.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PolicyError {
+    /// Not a granularity that is known.
+    #[error("granularity \"{0}\" is not known")]
+    Granularity(String),
+    /// Nothing, or too much, would be made ahead.
+    #[error("premake {0} is not between 1 and {MAX_PREMAKE}")]
+    Premake(i64),
+    /// Nothing would be kept.
+    #[error("a retention of {0} months is less than 1")]
+    Retention(i64),
+}
+
+impl Policy {
+    /// Checks what the table's CHECK constraints check, for a row that got past them.
+    ///
+    /// # Errors
+    ///
+    /// Names the first setting that makes no sense.
+    pub fn from_row(
+        granularity: &str,
+        time_zone: String,
+        premake: i64,
+        retention_months: Option<i64>,
+        automatic_creation: bool,
+        automatic_retention: bool,
+    ) -> Result<Self, PolicyError> {
+        let granularity = Granularity::parse(granularity)
+            .ok_or_else(|| PolicyError::Granularity(granularity.to_owned()))?;
+        let premake = u32::try_from(premake)
+            .ok()
+            .filter(|n| (1..=MAX_PREMAKE).contains(n))
+            .ok_or(PolicyError::Premake(premake))?;
+        let retention_months = match retention_months {
+            None => None,
+            Some(months) => Some(
+                u32::try_from(months)
+                    .ok()
+                    .filter(|n| *n > 0)
+                    .ok_or(PolicyError::Retention(months))?,
+            ),
+        };
+        Ok(Self {
+            granularity,
+            time_zone,
+            premake,
+            retention_months,
+            automatic_creation,
+            automatic_retention,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(granularity: &str, premake: i64, retention: Option<i64>) -> Result<Policy, PolicyError> {
+        Policy::from_row(granularity, "UTC".to_owned(), premake, retention, true, true)
+    }
+
+    #[test]
+    fn the_defaults_are_a_valid_row() {
+        assert_eq!(row("month", 3, None).unwrap(), Policy::default());
+    }
+
+    #[test]
+    fn nonsense_is_named() {
+        assert_eq!(row("fortnight", 3, None), Err(PolicyError::Granularity("fortnight".into())));
+        for premake in [0, -1, 121, i64::MAX] {
+            assert_eq!(row("month", premake, None), Err(PolicyError::Premake(premake)));
+        }
+        for months in [0, -12, i64::MIN] {
+            assert_eq!(row("month", 3, Some(months)), Err(PolicyError::Retention(months)));
+        }
+        assert_eq!(row("month", 120, Some(1)).unwrap().retention_months, Some(1));
+    }
+}

@@ -1,0 +1,386 @@
+//! Every error that this extension raises: one cause each, with SQLSTATE, DETAIL and HINT.
+//!
+//! The style is PostgreSQL's (manual, "Error Message Style Guide"): the message says what, DETAIL says
+//! why, HINT says what to do. XX000 means a bug of ours.
+
+use pgrx::PgSqlErrorCode as Sqlstate;
+use pgrx::pg_sys::panic::ErrorReport;
+
+use crate::domain::calendar::CalendarError;
+use crate::domain::plan::Obstacle;
+use crate::domain::policy::PolicyError;
+
+/// What functions of this crate return.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// An error that the server raised in a step that was rolled back.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct Failure {
+    /// The SQLSTATE. pgrx knows PostgreSQL's own codes only; any other arrives as XX000.
+    pub sqlstate: Sqlstate,
+    /// The primary message.
+    pub message: String,
+    /// DETAIL.
+    pub detail: Option<String>,
+    /// HINT.
+    pub hint: Option<String>,
+}
+
+impl Failure {
+    /// The five characters of its SQLSTATE.
+    #[must_use]
+    pub fn sqlstate_text(&self) -> String {
+        sqlstate_text(self.sqlstate)
+    }
+}
+
+/// The five characters of a SQLSTATE, packed six bits each (`MAKE_SQLSTATE` in `utils/elog.h`).
+fn sqlstate_text(sqlstate: Sqlstate) -> String {
+    let packed = sqlstate as usize;
+    let character = |i: usize| u8::try_from((packed >> (6 * i)) & 0x3f).unwrap_or(0) + b'0';
+    (0..5).map(|i| char::from(character(i))).collect()
+}
+
+/// A session that holds what we waited for in vain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Blocker {
+    /// Its process.
+    pub pid: i32,
+    /// Its role, where it may be seen.
+    pub role: Option<String>,
+    /// Its `application_name`, where it may be seen.
+    pub application: Option<String>,
+    /// The lock it holds.
+    pub mode: String,
+    /// How long its transaction has been open, as text.
+    pub transaction_age: Option<String>,
+}
+
+impl std::fmt::Display for Blocker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "process {} holds {}", self.pid, self.mode)?;
+        if let Some(role) = &self.role {
+            write!(f, ", role \"{role}\"")?;
+        }
+        if let Some(application) = self.application.as_ref().filter(|name| !name.is_empty()) {
+            write!(f, ", application \"{application}\"")?;
+        }
+        match &self.transaction_age {
+            Some(age) => write!(f, ", in a transaction since {age}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What can go wrong.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Error {
+    /// The extension's row in `pg_extension` is missing: it is being dropped, or half restored.
+    #[error("extension \"pg_meshhook_events\" is not installed in this database")]
+    NotInstalled,
+    /// There is no `workflow_events`.
+    #[error("table \"{table}\" does not exist")]
+    NotSetUp {
+        /// Its qualified name.
+        table: String,
+    },
+    /// There is no `workflow_runs` for the foreign key to point to.
+    #[error("table \"{table}\" does not exist")]
+    NoRuns {
+        /// Its qualified name.
+        table: String,
+    },
+    /// `workflow_events` is a plain table.
+    #[error("table \"{table}\" is not partitioned")]
+    NotPartitioned {
+        /// Its qualified name.
+        table: String,
+        /// How many rows it holds, where they were counted.
+        rows: Option<i64>,
+    },
+    /// `workflow_events` is no table at all.
+    #[error("\"{relation}\" is not a table")]
+    NotATable {
+        /// Its qualified name.
+        relation: String,
+    },
+    /// `workflow_events` is partitioned in a way that is not ours.
+    #[error("table \"{table}\" is not partitioned by range of column \"ts\"")]
+    WrongPartitioning {
+        /// Its qualified name.
+        table: String,
+        /// Its partition key, as PostgreSQL writes it.
+        key: String,
+    },
+    /// The partition key `ts` is not a `timestamptz`.
+    #[error("column \"ts\" of table \"{table}\" is not of type timestamp with time zone")]
+    WrongKeyType {
+        /// The table's qualified name.
+        table: String,
+        /// The type it has.
+        type_name: String,
+    },
+    /// A column without which the log cannot be read.
+    #[error("table \"{table}\" has no column \"{column}\"")]
+    MissingColumn {
+        /// The table's qualified name.
+        table: String,
+        /// The column.
+        column: &'static str,
+    },
+    /// The caller may not maintain the table.
+    #[error("must be owner of table {table}")]
+    NotOwner {
+        /// The table's name.
+        table: String,
+        /// The role that owns it.
+        owner: String,
+    },
+    /// The owner may not create tables beside its table.
+    #[error("role \"{role}\" may not create tables in schema \"{schema}\"")]
+    NoCreatePrivilege {
+        /// The role that owns the table.
+        role: String,
+        /// The table's schema.
+        schema: String,
+    },
+    /// An argument that must be given.
+    #[error("{argument} must not be null")]
+    Null {
+        /// The argument's name.
+        argument: &'static str,
+    },
+    /// A date that has no period.
+    #[error("date out of range: {value}")]
+    DateOutOfRange {
+        /// The date, as text.
+        value: String,
+    },
+    /// A retention that would leave nothing.
+    #[error("retention_months must be at least 1, not {0}")]
+    RetentionTooShort(i32),
+    /// Something stands in the way of a partition.
+    #[error("could not create partition \"{name}\": {obstacle}")]
+    Blocked {
+        /// The partition that was wanted.
+        name: String,
+        /// What stands in the way.
+        obstacle: Obstacle,
+    },
+    /// The policy's row holds nonsense.
+    #[error("the policy of workflow_events is not valid: {0}")]
+    Policy(#[from] PolicyError),
+    /// The policy's time zone is unknown to this server.
+    #[error("time zone \"{0}\" of the policy is not recognized")]
+    UnknownTimeZone(String),
+    /// Nothing can be written in this transaction.
+    #[error("cannot execute {function}() in a read-only transaction")]
+    ReadOnly {
+        /// The function called.
+        function: &'static str,
+    },
+    /// Nothing can be written on this server.
+    #[error("cannot execute {function}() during recovery")]
+    Standby {
+        /// The function called.
+        function: &'static str,
+    },
+    /// A lock could not be had in time.
+    #[error("could not lock \"{relation}\" within {budget_ms} ms")]
+    LockTimeout {
+        /// The relation.
+        relation: String,
+        /// How long all locks of the step may take, in milliseconds.
+        budget_ms: i32,
+        /// Who held it at that moment.
+        blockers: Vec<Blocker>,
+    },
+    /// A partition that was to be dropped and is kept.
+    #[error("kept partition \"{partition}\": {reason}")]
+    Kept {
+        /// Its name.
+        partition: String,
+        /// Why.
+        reason: Box<Error>,
+    },
+    /// The server raised an error in a step that was rolled back.
+    #[error(transparent)]
+    Server(#[from] Failure),
+    /// A query of ours gave what it cannot give.
+    #[error("unexpected result of an internal query: {0}")]
+    Internal(String),
+}
+
+impl From<CalendarError> for Error {
+    fn from(error: CalendarError) -> Self {
+        Self::DateOutOfRange { value: error.to_string() }
+    }
+}
+
+impl From<pgrx::spi::Error> for Error {
+    fn from(error: pgrx::spi::Error) -> Self {
+        Self::Internal(error.to_string())
+    }
+}
+
+impl Error {
+    /// Its SQLSTATE.
+    #[must_use]
+    pub const fn sqlstate(&self) -> Sqlstate {
+        match self {
+            Self::NotInstalled => Sqlstate::ERRCODE_UNDEFINED_OBJECT,
+            Self::NotSetUp { .. } | Self::NoRuns { .. } => Sqlstate::ERRCODE_UNDEFINED_TABLE,
+            Self::NotPartitioned { .. } | Self::NotATable { .. } => {
+                Sqlstate::ERRCODE_WRONG_OBJECT_TYPE
+            }
+            Self::WrongPartitioning { .. } | Self::WrongKeyType { .. } => {
+                Sqlstate::ERRCODE_INVALID_TABLE_DEFINITION
+            }
+            Self::MissingColumn { .. } => Sqlstate::ERRCODE_UNDEFINED_COLUMN,
+            Self::NotOwner { .. } | Self::NoCreatePrivilege { .. } => {
+                Sqlstate::ERRCODE_INSUFFICIENT_PRIVILEGE
+            }
+            Self::Null { .. } => Sqlstate::ERRCODE_NULL_VALUE_NOT_ALLOWED,
+            Self::DateOutOfRange { .. } => Sqlstate::ERRCODE_DATETIME_FIELD_OVERFLOW,
+            Self::RetentionTooShort(_) | Self::Policy(_) | Self::UnknownTimeZone(_) => {
+                Sqlstate::ERRCODE_INVALID_PARAMETER_VALUE
+            }
+            Self::Blocked { obstacle, .. } => match obstacle {
+                Obstacle::NameTaken { .. } => Sqlstate::ERRCODE_DUPLICATE_TABLE,
+                Obstacle::Overlaps { .. } => Sqlstate::ERRCODE_INVALID_OBJECT_DEFINITION,
+                Obstacle::Name(_) => Sqlstate::ERRCODE_NAME_TOO_LONG,
+                Obstacle::Calendar(_) => Sqlstate::ERRCODE_DATETIME_FIELD_OVERFLOW,
+                Obstacle::DetachPending { .. }
+                | Obstacle::Foreign { .. }
+                | Obstacle::Unreadable { .. } => {
+                    Sqlstate::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE
+                }
+            },
+            Self::ReadOnly { .. } | Self::Standby { .. } => {
+                Sqlstate::ERRCODE_READ_ONLY_SQL_TRANSACTION
+            }
+            Self::LockTimeout { .. } => Sqlstate::ERRCODE_LOCK_NOT_AVAILABLE,
+            Self::Kept { reason, .. } => reason.sqlstate(),
+            Self::Server(failure) => failure.sqlstate,
+            Self::Internal(_) => Sqlstate::ERRCODE_INTERNAL_ERROR,
+        }
+    }
+
+    /// Why, for DETAIL.
+    #[must_use]
+    pub fn detail(&self) -> Option<String> {
+        match self {
+            Self::NotPartitioned { rows: Some(rows), .. } => {
+                Some(format!("It is a plain table of {rows} rows."))
+            }
+            Self::NotPartitioned { rows: None, .. } => Some("It is a plain table.".to_owned()),
+            Self::WrongPartitioning { key, .. } => Some(format!("Its partition key is {key}.")),
+            Self::WrongKeyType { type_name, .. } => Some(format!("It is of type {type_name}.")),
+            Self::NotOwner { owner, .. } => Some(format!("It is owned by role \"{owner}\".")),
+            Self::NoCreatePrivilege { .. } => {
+                Some("A partition is created as the owner of the partitioned table.".to_owned())
+            }
+            Self::DateOutOfRange { .. } => {
+                Some("A partition is for a period within the years 1 to 9999.".to_owned())
+            }
+            Self::RetentionTooShort(_) => {
+                Some("The current and future partitions are never dropped.".to_owned())
+            }
+            Self::LockTimeout { blockers, .. } if blockers.is_empty() => {
+                Some("Whoever held it has let go of it since.".to_owned())
+            }
+            Self::LockTimeout { blockers, .. } => {
+                let list: Vec<String> = blockers.iter().map(ToString::to_string).collect();
+                Some(format!("{}.", list.join("; ")))
+            }
+            Self::Kept { reason, .. } => reason.detail(),
+            Self::Server(failure) => failure.detail.clone(),
+            _ => None,
+        }
+    }
+
+    /// What to do, for HINT.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Self::NotSetUp { .. } => "Call setup_workflow_events() to create it.",
+            Self::NoRuns { .. } => {
+                "Create workflow_runs with an \"id uuid PRIMARY KEY\" first: the events of a run are \
+                 deleted with it by a foreign key."
+            }
+            Self::NotPartitioned { .. } => {
+                "Nothing was changed. Moving a plain table into partitions while it is in use is not \
+                 part of this version yet."
+            }
+            Self::NotATable { .. } => "Rename it: the name belongs to the event log.",
+            Self::WrongPartitioning { .. } | Self::WrongKeyType { .. } => {
+                "Only PARTITION BY RANGE (ts) with ts of type timestamptz can be maintained."
+            }
+            Self::NotOwner { .. } => {
+                "Call it as the owner, as a member of the owning role, or as a superuser."
+            }
+            Self::NoCreatePrivilege { role, schema } => {
+                return Some(format!("GRANT CREATE ON SCHEMA \"{schema}\" TO \"{role}\";"));
+            }
+            Self::Policy(_) | Self::UnknownTimeZone(_) => {
+                "Correct the row of meshhook_events.policy; time zones are those of the view \
+                 pg_timezone_names."
+            }
+            Self::Blocked { obstacle, .. } => match obstacle {
+                Obstacle::NameTaken { .. } => "Rename or drop that relation, then call again.",
+                Obstacle::Overlaps { .. } => {
+                    "maintain_workflow_events_partitions() fills the rest of a period that is partly \
+                     held."
+                }
+                Obstacle::DetachPending { .. } => {
+                    "Complete it with ALTER TABLE … DETACH PARTITION … FINALIZE."
+                }
+                _ => return None,
+            },
+            Self::ReadOnly { .. } => "Call it in a transaction that may write.",
+            Self::Standby { .. } => "Call it on the primary.",
+            Self::LockTimeout { .. } => {
+                "Nothing was changed. Call again when the transaction named above has ended, or raise \
+                 pg_meshhook_events.lock_timeout."
+            }
+            Self::Internal(_) | Self::NotInstalled => {
+                "This is probably a bug in pg_meshhook_events, please report it."
+            }
+            Self::Kept { reason, .. } => return reason.hint(),
+            Self::Server(failure) => return failure.hint.clone(),
+            _ => return None,
+        };
+        Some(hint.to_owned())
+    }
+
+    /// This error as the reason for which a partition is kept.
+    #[must_use]
+    pub fn kept(self, partition: &str) -> Self {
+        Self::Kept { partition: partition.to_owned(), reason: Box::new(self) }
+    }
+
+    /// This error as something that can be recorded or shown beside others.
+    #[must_use]
+    pub fn to_failure(&self) -> Failure {
+        Failure {
+            sqlstate: self.sqlstate(),
+            message: self.to_string(),
+            detail: self.detail(),
+            hint: self.hint(),
+        }
+    }
+}
+
+impl From<Error> for ErrorReport {
+    fn from(error: Error) -> Self {
+        let mut report = Self::new(error.sqlstate(), error.to_string(), "pg_meshhook_events");
+        if let Some(detail) = error.detail() {
+            report = report.set_detail(detail);
+        }
+        if let Some(hint) = error.hint() {
+            report = report.set_hint(hint);
+        }
+        report
+    }
+}

@@ -1,0 +1,176 @@
+//! Taking over a partitioned event log that somebody else made: name what differs, repair what can be
+//! repaired without anybody waiting, refuse nothing that works.
+
+use pgrx::pg_sys::Oid;
+
+use crate::db::catalog::{self, EVENTS};
+use crate::db::ident::Qualified;
+use crate::db::lock::{self, Budget, Mode};
+use crate::db::{index, protection, query};
+use crate::domain::name::{STANDARD_INDEXES, StandardIndex};
+use crate::domain::partition::{Kind, Partition};
+use crate::error::{Error, Result};
+use crate::lifecycle::context::Context;
+use crate::lifecycle::inspect::{self, Finding, Status};
+use crate::lifecycle::setup::{Done, Step};
+use crate::pg::{identity, subtransaction};
+use crate::settings::Settings;
+
+/// A partition up to this size gets a missing index at once: building it takes a few milliseconds.
+/// Writers of a larger one would wait for its index, so that is left to CREATE INDEX CONCURRENTLY.
+const SMALL_BYTES: i64 = 1 << 20;
+
+/// Repairs indexes and row level security, and names what differs from the document.
+///
+/// # Errors
+///
+/// Only where something is wrong with the server; what cannot be repaired is part of the answer.
+pub fn take_over(context: &Context, settings: Settings) -> Result<Vec<Step>> {
+    let mut steps = Vec::new();
+    steps.extend(differing(inspect::columns(context)?));
+    steps.extend(inspect::keys(context)?.into_iter().filter_map(differing));
+    steps.extend(inspect::partitions(context)?.into_iter().filter_map(differing));
+    let missing_indexes = inspect::missing_indexes(context)?;
+    let unprotected = protection::differences(&context.table)?;
+    if missing_indexes.is_empty() && unprotected.is_empty() {
+        return Ok(steps);
+    }
+    identity::run_as(context.table.owner, || {
+        lock::take_turn(context.table.oid, EVENTS)?;
+        query::begin_writing()?;
+        for standard in STANDARD_INDEXES {
+            if missing_indexes.iter().any(|missing| missing.standard == standard) {
+                steps.extend(repair_index(context, &standard, settings)?);
+            }
+        }
+        for difference in &unprotected {
+            steps.push(repair_protection(context, difference, settings)?);
+        }
+        Ok(steps)
+    })
+}
+
+/// A finding that is not ok, as a line of the answer.
+fn differing(finding: Finding) -> Option<Step> {
+    (finding.status != Status::Ok).then(|| Step {
+        hint: finding.hint,
+        ..Step::new(finding.check, Done::Differs, finding.detail)
+    })
+}
+
+/// Gives the event log one standard index: the parts of partitions that have it are attached, small
+/// partitions get it, and for the others the statement is given.
+fn repair_index(
+    context: &Context,
+    standard: &StandardIndex,
+    settings: Settings,
+) -> Result<Vec<Step>> {
+    let table = &context.table;
+    let mut parts = Vec::new();
+    let mut steps = Vec::new();
+    for partition in catalog::partitions(table)? {
+        match part(&partition, standard, settings) {
+            Ok(Some(index)) => parts.push(index),
+            Ok(None) => steps.push(to_be_built(&partition, standard)),
+            Err(error) => steps.push(Step {
+                hint: error.hint(),
+                ..Step::new(&partition.name, Done::Differs, error.to_string())
+            }),
+        }
+    }
+    // The lock keeps writers out until the end of the transaction, so it comes after the building.
+    let repaired = subtransaction::run(|| {
+        let on_parent = index::on_columns(table.oid, standard.columns)?;
+        let parent = if let Some(index) = on_parent.into_iter().next() {
+            index
+        } else {
+            let budget = Budget::new(settings.lock_timeout_ms);
+            lock::take(table.oid, EVENTS, Mode::ShareRowExclusive, &budget)?;
+            index::create_on_parent_only(standard, table.qualified())?;
+            index::on_columns(table.oid, standard.columns)?
+                .into_iter()
+                .next()
+                .ok_or_else(|| Error::Internal("an index is not there after its creation".into()))?
+        };
+        let parent_name = Qualified { schema: &parent.schema, name: &parent.name };
+        for part in parts.iter().filter(|part| part.parent.is_none()) {
+            index::attach(parent_name, Qualified { schema: &part.schema, name: &part.name })?;
+        }
+        Ok(parent.name)
+    });
+    steps.push(match repaired {
+        Ok(name) => {
+            let detail = format!("{} partitions have their part of it", parts.len());
+            Step::new(name, Done::Repaired, detail)
+        }
+        Err(error) => Step {
+            hint: error.hint(),
+            ..Step::new(standard.name_on(EVENTS), Done::Differs, error.to_string())
+        },
+    });
+    Ok(steps)
+}
+
+/// The partition's own index, built where the partition is small; `None` where it would take long.
+fn part(
+    partition: &Partition,
+    standard: &StandardIndex,
+    settings: Settings,
+) -> Result<Option<index::Index>> {
+    let oid = Oid::from(partition.oid);
+    let usable = |oid| Ok(index::on_columns(oid, standard.columns)?.into_iter().find(|i| i.valid));
+    if let Some(index) = usable(oid)? {
+        return Ok(Some(index));
+    }
+    if partition.kind != Kind::Table || catalog::heap_bytes(oid)? > SMALL_BYTES {
+        return Ok(None);
+    }
+    subtransaction::run(|| {
+        let budget = Budget::new(settings.lock_timeout_ms);
+        lock::take(oid, &partition.name, Mode::ShareRowExclusive, &budget)?;
+        index::create(standard, Qualified { schema: &partition.schema, name: &partition.name })?;
+        usable(oid)
+    })
+}
+
+/// The line that says how to build an index without anybody waiting.
+fn to_be_built(partition: &Partition, standard: &StandardIndex) -> Step {
+    let table = Qualified { schema: &partition.schema, name: &partition.name };
+    let hint = format!("{}; then call setup_workflow_events() again.", index::statement(standard, table));
+    let detail = format!("has no index on ({})", standard.columns.join(", "));
+    Step { hint: Some(hint), ..Step::new(&partition.name, Done::Differs, detail) }
+}
+
+/// Turns row level security on where the event log has it, with its policies where the partition has
+/// none of its own. Privileges and owners are left as they are: somebody may rely on them.
+fn repair_protection(
+    context: &Context,
+    difference: &protection::Difference,
+    settings: Settings,
+) -> Result<Step> {
+    let partition = Oid::from(difference.oid);
+    let repaired = subtransaction::run(|| {
+        let Some((schema, name)) = catalog::name_of(partition)? else { return Ok(Vec::new()) };
+        let budget = Budget::new(settings.lock_timeout_ms);
+        lock::take(partition, &name, Mode::AccessExclusive, &budget)?;
+        let name = Qualified { schema: &schema, name: &name };
+        protection::close(context.table.oid, partition, name)
+    });
+    let remaining = protection::differences(&context.table)?;
+    let remaining = remaining.into_iter().find(|d| d.oid == difference.oid);
+    Ok(match (repaired, remaining) {
+        (Ok(_), None) => Step::new(&difference.partition, Done::Repaired, &difference.what),
+        (Ok(notes), Some(left)) => Step {
+            hint: Some("Bring them into line by hand where that is not on purpose.".to_owned()),
+            ..Step::new(
+                &difference.partition,
+                Done::Differs,
+                [vec![format!("differs from the event log in {}", left.what)], notes].concat().join("; "),
+            )
+        },
+        (Err(error), _) => Step {
+            hint: error.hint(),
+            ..Step::new(&difference.partition, Done::Differs, error.to_string())
+        },
+    })
+}

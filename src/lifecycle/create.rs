@@ -1,0 +1,256 @@
+//! Making partitions: each is built apart, where nobody sees it, and attached under short locks.
+//!
+//! `CREATE TABLE … PARTITION OF` would lock the event log against everybody. A table made LIKE it and
+//! then attached takes SHARE UPDATE EXCLUSIVE on the event log, which neither readers nor writers
+//! notice, and SHARE ROW EXCLUSIVE on the tables that its foreign keys point to, which writers of runs
+//! do: that one is waited for within the budget, and held for the milliseconds of attaching.
+
+use pgrx::datum::{Date, TimestampWithTimeZone};
+use pgrx::pg_sys::Oid;
+
+use crate::db::ident::Qualified;
+use crate::db::lock::{self, Budget, Mode};
+use crate::db::{calendar, catalog, ddl, index, ledger, protection, query};
+use crate::domain::calendar::Period;
+use crate::domain::name::{self, STANDARD_INDEXES};
+use crate::domain::plan::{self, Answer, Creation};
+use crate::error::{Error, Result};
+use crate::lifecycle::context::Context;
+use crate::pg::{identity, subtransaction};
+use crate::settings::Settings;
+
+/// What came of a wish for partitions.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// The names of the partitions made, in order.
+    pub created: Vec<String>,
+    /// What stood in the way of others, or could not be copied.
+    pub problems: Vec<Error>,
+    /// What the partitions lack of their parent's protection.
+    pub notes: Vec<String>,
+}
+
+/// Which period a partition is wanted for.
+#[derive(Clone, Copy, Debug)]
+pub enum Wanted {
+    /// The one that holds this date.
+    Date(Date),
+    /// The one that holds this instant, in the policy's time zone.
+    Instant(TimestampWithTimeZone),
+}
+
+/// Makes sure that one partition holds the whole of the period, and gives its name.
+///
+/// # Errors
+///
+/// Where a partition holds a part of the period only, or the name is taken; where a lock cannot be had.
+pub fn one(wanted: Wanted, settings: Settings) -> Result<String> {
+    const FUNCTION: &str = "create_workflow_events_partition";
+    let period_error = |value: String| Error::DateOutOfRange { value };
+    let context = Context::load_for_change(FUNCTION)?;
+    let (date, text) = match wanted {
+        Wanted::Date(date) => (calendar::from_date(date), date.to_string()),
+        Wanted::Instant(at) => {
+            (calendar::date_at(at, &context.policy.time_zone)?, at.to_string())
+        }
+    };
+    let period = date
+        .and_then(|date| Period::containing(context.policy.granularity, date).ok())
+        .ok_or_else(|| period_error(text))?;
+
+    let answer = |context: &Context| {
+        plan::for_period(&context.facts()?, period, &context.midnights()).map_err(|obstacle| {
+            let name = name::of_period(catalog::EVENTS, period);
+            Error::Blocked { name: name.unwrap_or_default(), obstacle }
+        })
+    };
+    if let Answer::Exists(name) = answer(&context)? {
+        return Ok(name);
+    }
+    let (name, report) = as_owner(&context, || {
+        lock::take_turn(context.table.oid, catalog::EVENTS)?;
+        query::begin_writing()?;
+        // Decided again: somebody may have made it while we waited.
+        match answer(&context)? {
+            Answer::Exists(name) => Ok((name, None)),
+            Answer::Create(creation) => {
+                let built = build(&context, &creation)?;
+                let report = attach_all(&context, vec![built], settings)?;
+                match report.problems.first() {
+                    Some(problem) => Err(problem.clone()),
+                    None => Ok((creation.name, Some(report))),
+                }
+            }
+        }
+    })?;
+    if let Some(report) = report {
+        record(&context, "create", &report)?;
+    }
+    Ok(name)
+}
+
+/// Makes all partitions that are missing between two periods. What stands in the way of one of them
+/// holds up no other.
+///
+/// # Errors
+///
+/// Where a lock cannot be had, so that nothing is made.
+pub fn missing(context: &Context, past: u32, settings: Settings) -> Result<Report> {
+    let plan = |context: &Context| {
+        let facts = context.facts()?;
+        let window = plan::window(&facts, &context.policy, past)?;
+        Ok::<_, Error>(plan::missing(&facts, window, &context.midnights()))
+    };
+    let (creations, obstacles) = plan(context)?;
+    if creations.is_empty() {
+        return Ok(Report { problems: blocked(obstacles), ..Report::default() });
+    }
+    as_owner(context, || {
+        lock::take_turn(context.table.oid, catalog::EVENTS)?;
+        query::begin_writing()?;
+        let (creations, obstacles) = plan(context)?;
+        let mut problems = blocked(obstacles);
+        let mut built = Vec::new();
+        for creation in &creations {
+            match subtransaction::run(|| build(context, creation)) {
+                Ok(table) => built.push(table),
+                Err(error) => problems.push(error),
+            }
+        }
+        let mut report = attach_all(context, built, settings)?;
+        report.problems.splice(0..0, problems);
+        Ok(report)
+    })
+}
+
+/// Obstacles as errors about the partition that they stand in the way of.
+fn blocked(obstacles: Vec<plan::Obstacle>) -> Vec<Error> {
+    let blocked = |obstacle: plan::Obstacle| {
+        let name = match &obstacle {
+            plan::Obstacle::NameTaken { name } => name.clone(),
+            _ => catalog::EVENTS.to_owned(),
+        };
+        Error::Blocked { name, obstacle }
+    };
+    obstacles.into_iter().map(blocked).collect()
+}
+
+/// Makes one partition of a plan, in the transaction of a worker.
+///
+/// # Errors
+///
+/// Where it cannot be built, or a lock cannot be had.
+pub fn planned(context: &Context, creation: &Creation, settings: Settings) -> Result<Report> {
+    as_owner(context, || {
+        lock::take_turn(context.table.oid, catalog::EVENTS)?;
+        query::begin_writing()?;
+        let window = (creation.period, creation.period);
+        let (still_missing, _) = plan::missing(&context.facts()?, window, &context.midnights());
+        if !still_missing.contains(creation) {
+            // Somebody made it while we waited.
+            return Ok(Report::default());
+        }
+        let built = build(context, creation)?;
+        attach_all(context, vec![built], settings)
+    })
+}
+
+/// Runs `work` as the table's owner.
+///
+/// # Errors
+///
+/// [`Error::NoCreatePrivilege`] where the owner may not create tables beside its table.
+pub fn as_owner<T>(context: &Context, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    let table = &context.table;
+    if !catalog::may_create_in(table.owner, table.schema_oid)? {
+        return Err(Error::NoCreatePrivilege {
+            role: table.owner_name.clone(),
+            schema: table.schema.clone(),
+        });
+    }
+    identity::run_as(table.owner, work)
+}
+
+/// A table that is ready to be attached.
+struct Built {
+    oid: Oid,
+    creation: Creation,
+    notes: Vec<String>,
+}
+
+/// Builds a table like the event log, with the standard indexes under their names and the parent's
+/// protection. Nobody waits: it locks nothing that others use.
+fn build(context: &Context, creation: &Creation) -> Result<Built> {
+    let table = &context.table;
+    let name = Qualified { schema: &table.schema, name: &creation.name };
+    ddl::create_like(table, &creation.name)?;
+    let oid = catalog::find_table(table.schema_oid, &creation.name)?
+        .ok_or_else(|| Error::Internal(format!("table {name} is not there after its creation")))?;
+    for standard in STANDARD_INDEXES {
+        let wanted = standard.name_on(&creation.name);
+        match index::on_columns(oid, standard.columns)?.first() {
+            None => index::create(&standard, name)?,
+            Some(copied) if copied.name != wanted => {
+                let copied = Qualified { schema: &copied.schema, name: &copied.name };
+                index::rename(copied, &wanted)?;
+            }
+            Some(_) => {}
+        }
+    }
+    let notes = protection::copy(table, oid, name)?;
+    Ok(Built { oid, creation: creation.clone(), notes })
+}
+
+/// Attaches what was built. All locks are taken before the first is attached; what cannot be attached
+/// is dropped again and holds up no other.
+///
+/// # Errors
+///
+/// Where a lock cannot be had.
+fn attach_all(context: &Context, built: Vec<Built>, settings: Settings) -> Result<Report> {
+    let table = &context.table;
+    let mut report = Report::default();
+    if built.is_empty() {
+        return Ok(report);
+    }
+    let budget = Budget::new(settings.lock_timeout_ms);
+    lock::take(table.oid, catalog::EVENTS, Mode::ShareUpdateExclusive, &budget)?;
+    for (referenced, name) in catalog::referenced_tables(table.oid)? {
+        lock::take(referenced, &name, Mode::ShareRowExclusive, &budget)?;
+    }
+    for Built { oid, creation, notes } in built {
+        let name = Qualified { schema: &table.schema, name: &creation.name };
+        let attached = subtransaction::run(|| {
+            ddl::attach(table, name, &creation.range)?;
+            protection::adopt_identity_index(table, oid, name)
+        });
+        match attached {
+            Ok(()) => {
+                report.notes.extend(notes);
+                report.created.push(creation.name);
+            }
+            Err(error) => {
+                ddl::drop_table(name)?;
+                report.problems.push(error);
+            }
+        }
+    }
+    Ok(report)
+}
+
+/// Writes into the ledger what a function made, if anything.
+pub fn record(context: &Context, task: &str, report: &Report) -> Result<()> {
+    if report.created.is_empty() {
+        return Ok(());
+    }
+    let clean = report.problems.is_empty() && report.notes.is_empty();
+    let status = if clean { ledger::Status::Ok } else { ledger::Status::Warning };
+    ledger::record(context.extension.owner, task, status, details(report))
+}
+
+/// A report for the ledger.
+#[must_use]
+pub fn details(report: &Report) -> serde_json::Value {
+    let problems: Vec<String> = report.problems.iter().map(ToString::to_string).collect();
+    serde_json::json!({ "created": report.created, "problems": problems, "notes": report.notes })
+}

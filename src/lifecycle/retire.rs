@@ -1,0 +1,125 @@
+//! Retiring partitions: whole ranges that lie before the retention are dropped.
+//!
+//! A partition is dropped by its OID, while it is attached to our table and still has the range that
+//! the decision was made on; both are looked at again under the lock that the drop needs.
+
+use pgrx::pg_sys::Oid;
+use serde_json::json;
+
+use crate::db::ident::Qualified;
+use crate::db::lock::{self, Budget, Mode};
+use crate::db::{catalog, ddl, ledger, query};
+use crate::domain::partition::Extent;
+use crate::domain::plan::{self, Obstacle, Retirement};
+use crate::error::{Error, Result};
+use crate::lifecycle::context::Context;
+use crate::pg::{bound, identity, subtransaction};
+use crate::settings::Settings;
+
+/// What came of a retention.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// The names of the partitions dropped, oldest first.
+    pub dropped: Vec<String>,
+    /// Partitions that were to go and were kept, with the reason.
+    pub kept: Vec<(String, Error)>,
+}
+
+/// Drops the partitions whose whole range lies before the first day of the month `months` before the
+/// current one.
+///
+/// # Errors
+///
+/// Where `months` is less than 1, or the event log cannot be locked.
+pub fn outdated(months: i32, settings: Settings) -> Result<Report> {
+    let months = match u32::try_from(months) {
+        Ok(months) if months > 0 => months,
+        _ => return Err(Error::RetentionTooShort(months)),
+    };
+    let context = Context::load_for_change("drop_old_workflow_events_partitions")?;
+    if planned(&context, months)?.0.is_empty() {
+        return Ok(Report { kept: planned(&context, months)?.1, ..Report::default() });
+    }
+    let report = identity::run_as(context.table.owner, || {
+        lock::take_turn(context.table.oid, catalog::EVENTS)?;
+        query::begin_writing()?;
+        let (retirements, kept) = planned(&context, months)?;
+        let mut report = drop_all(&context, &retirements, settings)?;
+        report.kept.splice(0..0, kept);
+        Ok::<_, Error>(report)
+    })?;
+    if !report.dropped.is_empty() {
+        let kept: Vec<_> = report
+            .kept
+            .iter()
+            .map(|(name, error)| json!({ "partition": name, "reason": error.to_string() }))
+            .collect();
+        let details = json!({
+            "retention_months": months, "dropped": report.dropped, "kept": kept
+        });
+        let status = if kept.is_empty() { ledger::Status::Ok } else { ledger::Status::Warning };
+        ledger::record(context.extension.owner, "drop", status, details)?;
+    }
+    Ok(report)
+}
+
+/// The partitions to drop now, and those kept though they are old enough.
+pub fn planned(context: &Context, months: u32) -> Result<(Vec<Retirement>, Vec<(String, Error)>)> {
+    let facts = context.facts()?;
+    let (retirements, obstacles) =
+        plan::outdated(&facts, &context.policy, months, &context.midnights())?;
+    let kept = obstacles.into_iter().map(|obstacle| {
+        let name = match &obstacle {
+            Obstacle::DetachPending { partition }
+            | Obstacle::Foreign { partition }
+            | Obstacle::Unreadable { partition, .. }
+            | Obstacle::Overlaps { partition, .. } => partition.clone(),
+            Obstacle::NameTaken { name } => name.clone(),
+            Obstacle::Name(_) | Obstacle::Calendar(_) => String::new(),
+        };
+        (name.clone(), Error::Blocked { name, obstacle })
+    });
+    Ok((retirements, kept.collect()))
+}
+
+/// Drops partitions of a plan. The event log is locked once; a partition that can't be locked in what
+/// is left of the budget, or that something depends on, is kept.
+///
+/// To be called as the table's owner.
+///
+/// # Errors
+///
+/// Where the event log cannot be locked: then nothing is dropped.
+pub fn drop_all(
+    context: &Context,
+    retirements: &[Retirement],
+    settings: Settings,
+) -> Result<Report> {
+    let mut report = Report::default();
+    if retirements.is_empty() {
+        return Ok(report);
+    }
+    let budget = Budget::new(settings.lock_timeout_ms);
+    lock::take(context.table.oid, catalog::EVENTS, Mode::AccessExclusive, &budget)?;
+    for retirement in retirements {
+        match subtransaction::run(|| drop_one(context, retirement, &budget)) {
+            Ok(name) => report.dropped.push(name),
+            Err(error) => report.kept.push((retirement.name.clone(), error)),
+        }
+    }
+    Ok(report)
+}
+
+fn drop_one(context: &Context, retirement: &Retirement, budget: &Budget) -> Result<String> {
+    let partition = Oid::from(retirement.oid);
+    lock::take(partition, &retirement.name, Mode::AccessExclusive, budget)?;
+    let changed = || Error::Internal(format!("partition {} has changed", retirement.name));
+    let attached = catalog::partitions(&context.table)?;
+    let attached = attached.iter().any(|p| p.oid == retirement.oid && !p.detach_pending);
+    if !attached || bound::extent_of(partition) != Some(Extent::Range(retirement.range)) {
+        return Err(changed());
+    }
+    let (schema, name) = catalog::name_of(partition)?.ok_or_else(changed)?;
+    ddl::drop_table(Qualified { schema: &schema, name: &name })?;
+    Ok(name)
+}

@@ -1,0 +1,188 @@
+//! The health check: a finding a check, nothing changed.
+
+use pgrx::Uuid;
+
+use crate::db::catalog::{self, RUNS};
+use crate::db::ident::Qualified;
+use crate::db::{ledger, query};
+use crate::error::{Error, Result};
+use crate::lifecycle::context::{Context, require_privileges_of};
+use crate::lifecycle::inspect::{self, Finding, Status};
+use crate::pg::{board, identity, server, subtransaction};
+
+/// The version of this library.
+const LIBRARY_VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Where the probes are written: name of the check, days from now.
+const PROBES: [(&str, i32); 4] =
+    [("event_60_days_ago", -60), ("event_30_days_ago", -30), ("event_now", 0), ("event_in_30_days", 30)];
+
+/// Runs every check. The probes insert and read back an event each in a subtransaction that is rolled
+/// back; what remains of them is a few numbers of the id sequence.
+///
+/// # Errors
+///
+/// Where the extension is not installed, or the caller may not act as the table's owner.
+pub fn event_log() -> Result<Vec<Finding>> {
+    let extension = catalog::extension()?;
+    let mut findings = vec![version(&extension.version), worker()?];
+    let context = match Context::load() {
+        Ok(context) => context,
+        Err(error) => {
+            let hint = error.hint().unwrap_or_default();
+            findings.push(Finding::bad("table", Status::Failed, error.to_string(), hint));
+            return Ok(findings);
+        }
+    };
+    require_privileges_of(context.table.owner, &context.table)?;
+    let detail = format!("{} is partitioned by range of ts", context.table.qualified());
+    findings.push(Finding::ok("table", detail));
+    findings.push(inspect::columns(&context)?);
+    findings.extend(inspect::keys(&context)?);
+    findings.push(inspect::coverage(&context)?);
+    findings.extend(inspect::partitions(&context)?);
+    findings.push(inspect::indexes(&context)?);
+    findings.push(inspect::protection(&context)?);
+    for (check, days) in PROBES {
+        findings.push(probe(&context, check, days)?);
+    }
+    Ok(findings)
+}
+
+/// Whether the library and the SQL objects are of one version.
+fn version(installed: &str) -> Finding {
+    const CHECK: &str = "extension_version";
+    if installed == LIBRARY_VERSION {
+        return Finding::ok(CHECK, format!("library and SQL objects are {installed}"));
+    }
+    let detail = format!("the library is {LIBRARY_VERSION}, the SQL objects are {installed}");
+    let hint = "ALTER EXTENSION pg_meshhook_events UPDATE; and restart the server where the library was \
+                preloaded.";
+    Finding::bad(CHECK, Status::Failed, detail, hint)
+}
+
+/// Whether the worker is there, and how it last went.
+fn worker() -> Result<Finding> {
+    const CHECK: &str = "worker";
+    if !board::exists() {
+        return Ok(Finding::bad(
+            CHECK,
+            Status::Warning,
+            "the library was not preloaded, so there is no background worker",
+            "Add pg_meshhook_events to shared_preload_libraries and restart, or call \
+             maintain_workflow_events_partitions() every day from a scheduler of your own.",
+        ));
+    }
+    if board::launcher_pid() == 0 {
+        return Ok(Finding::bad(
+            CHECK,
+            Status::Warning,
+            "the launcher has not started yet",
+            "It starts when recovery has ended; on a standby it waits for the promotion.",
+        ));
+    }
+    let Some(last) = ledger::last_attempts()? else {
+        return Ok(Finding::ok(CHECK, "the launcher runs; the ledger is not readable for this role"));
+    };
+    let succeeded = last.succeeded_at.map_or("never".to_owned(), |at| at);
+    Ok(match last.last_status.as_deref() {
+        Some("failed" | "crashed") => Finding::bad(
+            CHECK,
+            Status::Failed,
+            format!(
+                "the last attempt failed: {}; it last succeeded: {succeeded}",
+                last.last_message.unwrap_or_default()
+            ),
+            "See meshhook_events.maintenance_log. It tries again by itself.",
+        ),
+        Some("warning") => Finding::bad(
+            CHECK,
+            Status::Warning,
+            format!("{}; it last succeeded: {succeeded}", last.last_message.unwrap_or_default()),
+            "See meshhook_events.maintenance_log.",
+        ),
+        Some(_) => Finding::ok(CHECK, format!("it last succeeded: {succeeded}")),
+        None => Finding::bad(
+            CHECK,
+            Status::Warning,
+            "the launcher runs, but it has not maintained this database yet",
+            "It does so at the next time of pg_meshhook_events.schedule.",
+        ),
+    })
+}
+
+/// Inserts an event some days from now, reads it back through `get_workflow_run_events`, and takes
+/// both back.
+fn probe(context: &Context, check: &'static str, days: i32) -> Result<Finding> {
+    if server::transaction_is_read_only() {
+        let hint = "Call it in a transaction that may write, on the primary.";
+        return Ok(Finding::bad(check, Status::Warning, "not tried: nothing can be written", hint));
+    }
+    let tried = identity::run_as(context.table.owner, || {
+        subtransaction::try_out(|| write_and_read_back(context, days))
+    });
+    Ok(match tried {
+        Ok(Some(true)) => Finding::ok(check, "inserted and read back"),
+        Ok(Some(false)) => Finding::bad(
+            check,
+            Status::Failed,
+            "inserted, but not read back",
+            "See whether row level security hides it from the owner.",
+        ),
+        Ok(None) => Finding::bad(
+            check,
+            Status::Warning,
+            "not tried: there is no run to write an event for",
+            "Start a run, then call it again.",
+        ),
+        Err(Error::Server(failure)) if failure.message.starts_with("no partition of relation") => {
+            let status = if days < 0 { Status::Warning } else { Status::Failed };
+            let hint = format!(
+                "SELECT create_workflow_events_partition(now() {} interval '{} days');",
+                if days < 0 { '-' } else { '+' },
+                days.abs()
+            );
+            Finding::bad(check, status, "no partition holds that time", hint)
+        }
+        Err(error) => {
+            let hint = error.hint().unwrap_or_default();
+            Finding::bad(check, Status::Failed, error.to_string(), hint)
+        }
+    })
+}
+
+/// Whether an event that is inserted is read back; `None` where there is no run for it.
+fn write_and_read_back(context: &Context, days: i32) -> Result<Option<bool>> {
+    let Some(run) = some_run(context)? else { return Ok(None) };
+    let events = context.table.qualified();
+    let insert = format!(
+        "INSERT INTO {events} (run_id, ts, type, payload) \
+         VALUES ($1, pg_catalog.now() + pg_catalog.make_interval(days => $2), \
+                 'pg_meshhook_events.verify', '{{}}') RETURNING id"
+    );
+    let ids = query::execute_returning(&insert, &[run.into(), days.into()], |row| row.get::<i64>(1))?;
+    let name = "get_workflow_run_events";
+    let function = Qualified { schema: &context.extension.schema, name };
+    let read = format!(
+        "SELECT pg_catalog.count(*) FROM {function}($1, \
+             pg_catalog.now() + pg_catalog.make_interval(days => $2), \
+             pg_catalog.now() + pg_catalog.make_interval(days => $2)) WHERE id = ANY ($3)"
+    );
+    let arguments = [run.into(), days.into(), ids.into()];
+    Ok(query::read_one(&read, &arguments, |row| Ok(row.get::<i64>(1)? == 1))?)
+}
+
+/// A run that is there, or one made for the purpose where the table allows one without further values.
+fn some_run(context: &Context) -> Result<Option<Uuid>> {
+    let runs = Qualified { schema: &context.table.schema, name: RUNS };
+    if catalog::find_table(context.table.schema_oid, RUNS)?.is_none() {
+        return Ok(None);
+    }
+    let any = format!("SELECT id FROM {runs} LIMIT 1");
+    if let Some(run) = query::read_one(&any, &[], |row| row.get(1))? {
+        return Ok(Some(run));
+    }
+    let make = format!("INSERT INTO {runs} (id) VALUES (pg_catalog.gen_random_uuid()) RETURNING id");
+    let made = subtransaction::run(|| query::execute_returning(&make, &[], |row| row.get(1)));
+    Ok(made.ok().and_then(|runs| runs.into_iter().next()))
+}

@@ -1,0 +1,127 @@
+//! The board in shared memory through which workers answer the launcher and sessions wake it.
+//!
+//! It exists only where the library was preloaded.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use pgrx::{PGRXSharedMemory, PgLwLock, pg_guard, pg_shmem_init, pg_sys};
+
+
+use crate::domain::schedule::Outcome;
+
+/// How many database workers run at once: enough for progress, and slots are left for others.
+pub const SLOTS: usize = 2;
+
+/// How many databases can ask to be looked at before the launcher has noted it; more, and it looks at
+/// all of them.
+const WAKE_REQUESTS: usize = 64;
+
+#[derive(Clone, Copy, Default)]
+struct Slot {
+    done: bool,
+}
+
+#[derive(Clone, Copy)]
+struct Board {
+    launcher_pid: i32,
+    slots: [Slot; SLOTS],
+    wake: [u32; WAKE_REQUESTS],
+    wake_count: usize,
+}
+
+impl Default for Board {
+    fn default() -> Self {
+        Self { launcher_pid: 0, slots: [Slot::default(); SLOTS], wake: [0; WAKE_REQUESTS], wake_count: 0 }
+    }
+}
+
+// SAFETY: plain numbers, without pointers: the same bytes mean the same in every process.
+unsafe impl PGRXSharedMemory for Board {}
+
+// SAFETY: the name is used by no other lock of this library.
+static BOARD: PgLwLock<Board> = unsafe { PgLwLock::new(c"pg_meshhook_events") };
+
+/// Set in the postmaster when the board was asked for, and inherited by every process it forks.
+static REQUESTED: AtomicBool = AtomicBool::new(false);
+
+/// Asks for the board; to be called while libraries are preloaded.
+pub fn request() {
+    pg_shmem_init!(BOARD);
+    REQUESTED.store(true, Ordering::Relaxed);
+}
+
+/// Whether the library was preloaded, so that there is a launcher.
+#[must_use]
+pub fn exists() -> bool {
+    REQUESTED.load(Ordering::Relaxed)
+}
+
+/// The launcher says that it is there.
+pub fn announce_launcher(pid: i32) {
+    BOARD.exclusive().launcher_pid = pid;
+}
+
+/// The launcher's process; 0 where it has never started, or the library was not preloaded.
+#[must_use]
+pub fn launcher_pid() -> i32 {
+    if exists() { BOARD.share().launcher_pid } else { 0 }
+}
+
+/// A worker is about to be started in `slot`: until it says otherwise, it has failed.
+pub fn clear_slot(slot: usize) {
+    if let Some(entry) = BOARD.exclusive().slots.get_mut(slot) {
+        entry.done = false;
+    }
+}
+
+/// The worker in `slot` says that it has done its work.
+pub fn report_done(slot: usize) {
+    if let Some(entry) = BOARD.exclusive().slots.get_mut(slot) {
+        entry.done = true;
+    }
+}
+
+/// How the worker in `slot`, which has ended, says its work went.
+#[must_use]
+pub fn outcome(slot: usize) -> Outcome {
+    let done = BOARD.share().slots.get(slot).is_some_and(|entry| entry.done);
+    if done { Outcome::Done } else { Outcome::Failed }
+}
+
+/// Which databases asked to be looked at since the last call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WakeRequests {
+    /// These.
+    Databases(Vec<u32>),
+    /// More than could be noted.
+    All,
+}
+
+/// Takes the requests noted so far.
+#[must_use]
+pub fn take_wake_requests() -> WakeRequests {
+    let mut board = BOARD.exclusive();
+    let count = std::mem::take(&mut board.wake_count);
+    board.wake.get(..count).map_or(WakeRequests::All, |noted| WakeRequests::Databases(noted.to_vec()))
+}
+
+/// Asks the launcher to look at this database once the current transaction has committed; does
+/// nothing where the library was not preloaded.
+pub fn wake_launcher_at_commit() {
+    if exists() {
+        pgrx::register_xact_callback(pgrx::PgXactCallbackEvent::Commit, wake_launcher);
+    }
+}
+
+fn wake_launcher() {
+    let database = super::server::database().to_u32();
+    let mut board = BOARD.exclusive();
+    let count = board.wake_count;
+    if let Some(entry) = board.wake.get_mut(count) {
+        *entry = database;
+    }
+    board.wake_count = (count + 1).min(WAKE_REQUESTS + 1);
+    let pid = board.launcher_pid;
+    drop(board);
+    super::process::wake(pid);
+}

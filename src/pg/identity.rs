@@ -1,0 +1,118 @@
+//! Acting as another role: the identity, restricted, together with settings that nobody planted.
+
+use std::ffi::{CStr, CString, c_int};
+
+use pgrx::pg_sys;
+
+/// Settings under which code of ours, and code that a table's owner may have planted, is run.
+///
+/// A table's owner can put functions into index expressions, CHECK constraints and defaults, and they
+/// run during our DDL: nothing they look up may depend on what the caller, or an earlier step, set.
+const PINNED: [(&CStr, &CStr); 7] = [
+    (c"search_path", c"pg_catalog, pg_temp"),
+    (c"TimeZone", c"UTC"),
+    (c"DateStyle", c"ISO, YMD"),
+    (c"default_tablespace", c""),
+    (c"default_table_access_method", c"heap"),
+    (c"row_security", c"on"),
+    (c"standard_conforming_strings", c"on"),
+];
+
+/// The identity and the settings to go back to.
+struct Previous {
+    role: pg_sys::Oid,
+    security_context: c_int,
+    setting_level: c_int,
+}
+
+impl Previous {
+    fn enter(role: pg_sys::Oid) -> Self {
+        let mut previous =
+            Self { role: pg_sys::InvalidOid, security_context: 0, setting_level: 0 };
+        // SAFETY: both pointers are to fields that outlive the call.
+        unsafe {
+            pg_sys::GetUserIdAndSecContext(
+                &raw mut previous.role,
+                &raw mut previous.security_context,
+            );
+        }
+        // SAFETY: opens a level of settings; leave() or the abort of the (sub)transaction closes it.
+        previous.setting_level = unsafe { pg_sys::NewGUCNestLevel() };
+        for (name, value) in PINNED {
+            set(name, value);
+        }
+        let restricted =
+            (pg_sys::SECURITY_RESTRICTED_OPERATION | pg_sys::SECURITY_LOCAL_USERID_CHANGE) as c_int;
+        // SAFETY: `role` is an existing role's OID; Drop, or the abort, goes back to the old pair.
+        unsafe {
+            pg_sys::SetUserIdAndSecContext(role, previous.security_context | restricted);
+        }
+        previous
+    }
+}
+
+impl Drop for Previous {
+    fn drop(&mut self) {
+        // SAFETY: restores what enter() read.
+        unsafe { pg_sys::SetUserIdAndSecContext(self.role, self.security_context) };
+        if !std::thread::panicking() {
+            // While an error unwinds, the abort that follows undoes the settings; undoing them here
+            // would run assign hooks inside error handling.
+            // SAFETY: the level was opened by enter(), and every level above it is closed again.
+            unsafe { pg_sys::AtEOXact_GUC(false, self.setting_level) };
+        }
+    }
+}
+
+/// Runs `work` as `role`, under `SECURITY_RESTRICTED_OPERATION`, with the settings pinned.
+///
+/// Code that runs inside cannot become anybody else (`SET ROLE`, `SET SESSION AUTHORIZATION` are
+/// refused), and whatever it sets is undone at the end, also what it sets beyond the transaction.
+/// An error inside must be followed by the abort of the (sub)transaction, as every error in
+/// PostgreSQL is.
+///
+/// See `RestrictSearchPath` and `index_build` in PostgreSQL's `catalog/index.c` for the same pattern.
+pub fn run_as<R>(role: pg_sys::Oid, work: impl FnOnce() -> R) -> R {
+    let previous = Previous::enter(role);
+    let result = work();
+    drop(previous);
+    result
+}
+
+/// Sets `name` until the level of settings that is open now is closed.
+fn set(name: &CStr, value: &CStr) {
+    // SAFETY: both are C strings that live during the call; the value is copied by the server.
+    unsafe {
+        pg_sys::set_config_option(
+            name.as_ptr(),
+            value.as_ptr(),
+            pg_sys::GucContext::PGC_USERSET,
+            pg_sys::GucSource::PGC_S_SESSION,
+            pg_sys::GucAction::GUC_ACTION_SAVE,
+            true,
+            0,
+            false,
+        );
+    }
+}
+
+/// Limits how long a lock is waited for, in milliseconds, until [`run_as`] ends.
+pub fn set_lock_timeout(milliseconds: i32) {
+    if let Ok(value) = CString::new(milliseconds.to_string()) {
+        set(c"lock_timeout", &value);
+    }
+}
+
+/// The role whose privileges count now.
+#[must_use]
+pub fn current_role() -> pg_sys::Oid {
+    // SAFETY: reads a variable of the backend.
+    unsafe { pg_sys::GetUserId() }
+}
+
+/// Whether `role` has the privileges of `owner`: is it, is a member of it, or is a superuser.
+#[must_use]
+pub fn has_privileges_of(role: pg_sys::Oid, owner: pg_sys::Oid) -> bool {
+    // SAFETY: reads the role membership cache.
+    unsafe { pg_sys::has_privs_of_role(role, owner) }
+}

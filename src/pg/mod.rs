@@ -1,0 +1,18 @@
+//! The only place that touches the server's C interface: safe wrappers, one concern a file.
+//!
+//! pgrx turns an error that PostgreSQL raises into an unwinding of the Rust stack, so guards with
+//! `Drop` are sound across calls through `pgrx::pg_sys`. The few symbols that pgrx does not wrap are
+//! declared in [`process`] and never raise.
+
+pub mod board;
+pub mod bound;
+pub mod databases;
+pub mod guc;
+pub mod identity;
+pub mod lock;
+pub mod process;
+pub mod result_set;
+pub mod server;
+pub mod subtransaction;
+pub mod time_zone;
+pub mod transaction;

@@ -1,0 +1,57 @@
+//! What state the server and this backend are in.
+
+use std::ffi::CString;
+
+use pgrx::pg_sys;
+
+/// Whether this server is a standby, or still recovers.
+#[must_use]
+pub fn in_recovery() -> bool {
+    // SAFETY: reads shared state.
+    unsafe { pg_sys::RecoveryInProgress() }
+}
+
+/// Whether this transaction must not write.
+#[must_use]
+pub fn transaction_is_read_only() -> bool {
+    // SAFETY: reads a variable of this backend.
+    unsafe { pg_sys::XactReadOnly }
+}
+
+/// The database of this backend.
+#[must_use]
+pub fn database() -> pg_sys::Oid {
+    // SAFETY: reads a variable of this backend.
+    unsafe { pg_sys::MyDatabaseId }
+}
+
+/// This process.
+#[must_use]
+pub fn process_id() -> i32 {
+    // SAFETY: reads a variable of this backend.
+    unsafe { pg_sys::MyProcPid }
+}
+
+/// Whether the libraries of `shared_preload_libraries` are being loaded: the only time at which a
+/// worker can be registered and shared memory be asked for.
+#[must_use]
+pub fn is_preloading() -> bool {
+    // SAFETY: reads a variable of this process.
+    unsafe { pg_sys::process_shared_preload_libraries_in_progress }
+}
+
+/// Whether `relation` has a column of that name.
+#[must_use]
+pub fn has_column(relation: pg_sys::Oid, column: &str) -> bool {
+    let Ok(column) = CString::new(column) else { return false };
+    // SAFETY: looks up the attribute cache; the string lives during the call.
+    let number = unsafe { pg_sys::get_attnum(relation, column.as_ptr()) };
+    number != pg_sys::InvalidAttrNumber as pg_sys::AttrNumber
+}
+
+/// Now, in microseconds of PostgreSQL's epoch.
+#[must_use]
+pub fn now_us() -> i64 {
+    // SAFETY: reads the clock.
+    unsafe { pg_sys::GetCurrentTimestamp() }
+}

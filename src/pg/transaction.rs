@@ -1,0 +1,129 @@
+//! The transactions of a background worker: the only place that starts, commits or aborts one.
+
+use std::ffi::{CStr, c_int};
+use std::panic::AssertUnwindSafe;
+
+use pgrx::{PgTryBuilder, pg_sys};
+
+use crate::error::{Error, Result};
+use crate::pg::subtransaction::failure;
+
+/// A memory context below the top one, for what must outlive transactions; deleted when dropped.
+pub struct Home(pg_sys::MemoryContext);
+
+impl Home {
+    /// Makes the context and switches to it.
+    #[must_use]
+    pub fn new() -> Self {
+        // SAFETY: TopMemoryContext lives as long as the process; the sizes are PostgreSQL's defaults.
+        let context = unsafe {
+            pg_sys::AllocSetContextCreateExtended(
+                pg_sys::TopMemoryContext,
+                c"pg_meshhook_events worker".as_ptr(),
+                pg_sys::ALLOCSET_DEFAULT_MINSIZE as usize,
+                pg_sys::ALLOCSET_DEFAULT_INITSIZE as usize,
+                pg_sys::ALLOCSET_DEFAULT_MAXSIZE as usize,
+            )
+        };
+        // SAFETY: the context was made just now.
+        unsafe { pg_sys::MemoryContextSwitchTo(context) };
+        Self(context)
+    }
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        // SAFETY: nothing of ours points into the context any more when its owner is dropped, and
+        // nothing is allocated in it once the current context is another.
+        unsafe {
+            pg_sys::MemoryContextSwitchTo(pg_sys::TopMemoryContext);
+            pg_sys::MemoryContextDelete(self.0);
+        }
+    }
+}
+
+/// Runs `step` in a transaction of its own, with a snapshot: committed where it gives `Ok`, aborted
+/// where it gives `Err`, the server raises an error, or Rust code panics.
+///
+/// Whatever happens, the process is outside any transaction afterwards, with the identity it had.
+/// A FATAL error (SIGTERM) is not caught: the process ends.
+pub fn attempt<T>(home: &Home, step: impl FnOnce() -> Result<T>) -> Result<T> {
+    let (mut role, mut security_context): (pg_sys::Oid, c_int) = (pg_sys::InvalidOid, 0);
+    // SAFETY: both pointers are to locals that outlive the call.
+    unsafe {
+        pg_sys::GetUserIdAndSecContext(&raw mut role, &raw mut security_context);
+        pg_sys::SetCurrentStatementStartTimestamp();
+    }
+    let result = PgTryBuilder::new(AssertUnwindSafe(|| {
+        // SAFETY: no transaction is open: every earlier one was ended below.
+        unsafe {
+            pg_sys::StartTransactionCommand();
+            pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
+        }
+        let value = step()?;
+        // SAFETY: the snapshot and the transaction are those begun above.
+        unsafe {
+            pg_sys::PopActiveSnapshot();
+            pg_sys::CommitTransactionCommand();
+        }
+        Ok(value)
+    }))
+    .catch_others(|error| Err(Error::Server(failure(&error))))
+    .execute();
+    // SAFETY: cleans up what the step left. A cancel that came late must not hit the next step; the
+    // abort also does the right thing where no transaction is open; an abort alone does not always
+    // restore the identity (it restores that of the transaction's start).
+    unsafe {
+        if result.is_err() {
+            (&raw mut pg_sys::QueryCancelPending).write_volatile(0);
+            pg_sys::AbortOutOfAnyTransaction();
+        }
+        pg_sys::SetUserIdAndSecContext(role, security_context);
+        pg_sys::MemoryContextSwitchTo(home.0);
+        pg_sys::pgstat_report_stat(true);
+    }
+    result
+}
+
+/// Settings that hold for a worker, whatever `ALTER DATABASE … SET` or `ALTER ROLE … SET` say: an
+/// owner of a database must neither stop the maintenance of it nor steer code that runs as superuser.
+const PINNED: &[(&CStr, &CStr)] = &[
+    (c"search_path", c"pg_catalog, pg_temp"),
+    (c"TimeZone", c"UTC"),
+    (c"DateStyle", c"ISO, YMD"),
+    (c"default_transaction_read_only", c"off"),
+    (c"default_transaction_isolation", c"read committed"),
+    (c"default_transaction_deferrable", c"off"),
+    (c"session_replication_role", c"origin"),
+    (c"row_security", c"on"),
+    (c"statement_timeout", c"0"),
+    (c"idle_in_transaction_session_timeout", c"0"),
+    #[cfg(any(feature = "pg17", feature = "pg18"))]
+    (c"transaction_timeout", c"0"),
+    (c"default_tablespace", c""),
+    (c"default_table_access_method", c"heap"),
+];
+
+/// Brings all settings back to known values; to be called before every step of a worker, because
+/// code of a table's owner may have set some in the step before.
+pub fn pin_settings(lock_timeout_ms: i32) {
+    // SAFETY: outside a transaction, as PostgreSQL's own DISCARD ALL does.
+    unsafe { pg_sys::ResetAllOptions() };
+    let set = |name: &CStr, value: &CStr| {
+        // SAFETY: both are C strings that live during the call; the value is copied by the server.
+        unsafe {
+            pg_sys::SetConfigOption(
+                name.as_ptr(),
+                value.as_ptr(),
+                pg_sys::GucContext::PGC_SUSET,
+                pg_sys::GucSource::PGC_S_SESSION,
+            );
+        }
+    };
+    for (name, value) in PINNED {
+        set(name, value);
+    }
+    if let Ok(value) = std::ffi::CString::new(lock_timeout_ms.to_string()) {
+        set(c"lock_timeout", &value);
+    }
+}

@@ -1,0 +1,82 @@
+//! What each partition holds: its dates, its exact number of rows, its size.
+
+use chrono::{NaiveDateTime, NaiveTime};
+use pgrx::datum::Date;
+
+use crate::db::ident::Qualified;
+use crate::db::{calendar, catalog, policy, query};
+use crate::domain::partition::{Bound, Partition};
+use crate::error::Result;
+use crate::pg::time_zone;
+
+/// One partition, counted.
+#[derive(Debug)]
+pub struct Stats {
+    /// Its name.
+    pub name: String,
+    /// The first day it holds in the policy's time zone; `-infinity` where it has no lower bound, `None`
+    /// for a DEFAULT partition.
+    pub start: Option<Date>,
+    /// The first day it no longer holds; `infinity` where it has no upper bound.
+    pub end: Option<Date>,
+    /// Its rows that the caller's snapshot sees.
+    pub rows: i64,
+    /// Its size with indexes and TOAST, in bytes.
+    pub bytes: i64,
+    /// The same for people.
+    pub pretty: String,
+}
+
+/// Counts every partition, in the order of their ranges. Needs SELECT on each of them.
+///
+/// # Errors
+///
+/// Where there is no partitioned event log, or the policy makes no sense.
+pub fn all() -> Result<Vec<Stats>> {
+    let table = catalog::events(&catalog::extension()?)?;
+    let zone = policy::load()?.time_zone;
+    let mut partitions = catalog::partitions(&table)?;
+    partitions.sort_by_key(|partition| (partition.range().is_none(), partition.range()));
+    partitions.iter().map(|partition| count(partition, &zone)).collect()
+}
+
+fn count(partition: &Partition, zone: &str) -> Result<Stats> {
+    let name = Qualified { schema: &partition.schema, name: &partition.name };
+    // A partition that is partitioned itself is as large as its leaves.
+    let sql = format!(
+        "SELECT (SELECT pg_catalog.count(*) FROM {name}), bytes, pg_catalog.pg_size_pretty(bytes) \
+         FROM (SELECT pg_catalog.sum(pg_catalog.pg_total_relation_size(relid))::bigint AS bytes \
+               FROM pg_catalog.pg_partition_tree($1)) size"
+    );
+    let oid = pgrx::pg_sys::Oid::from(partition.oid);
+    let (rows, bytes, pretty) = query::read_one(&sql, &[oid.into()], |row| {
+        Ok((row.get(1)?, row.get(2)?, row.get(3)?))
+    })?
+    .unwrap_or_default();
+    let range = partition.range();
+    Ok(Stats {
+        name: partition.name.clone(),
+        start: range.map(|range| date_of(range.lower, zone, false)),
+        end: range.map(|range| date_of(range.upper, zone, true)),
+        rows,
+        bytes,
+        pretty,
+    })
+}
+
+/// The date of a bound; an upper bound within a day belongs to the next one, which it doesn't reach.
+fn date_of(bound: Bound, zone: &str, round_up: bool) -> Date {
+    let instant = match bound {
+        Bound::MinValue => return Date::negative_infinity(),
+        Bound::MaxValue => return Date::positive_infinity(),
+        Bound::At(instant) => instant,
+    };
+    let infinite = || {
+        if instant.0 < 0 { Date::negative_infinity() } else { Date::positive_infinity() }
+    };
+    let civil = if instant.is_finite() { time_zone::civil_time(zone, instant.0) } else { None };
+    let Some(civil) = civil else { return infinite() };
+    let within_a_day = NaiveDateTime::time(&civil) != NaiveTime::MIN;
+    let date = if round_up && within_a_day { civil.date().succ_opt() } else { Some(civil.date()) };
+    date.map_or_else(infinite, calendar::to_date)
+}

@@ -1,0 +1,61 @@
+//! The events of one run, in order: what a replay reads.
+
+use pgrx::datum::TimestampWithTimeZone;
+use pgrx::{IntoDatum, Uuid, pg_sys};
+
+use crate::db::catalog::{self, EVENTS};
+use crate::db::ident::Qualified;
+use crate::error::{Error, Result};
+use crate::pg::result_set::{self, Parameter};
+use crate::pg::server;
+
+/// Gives the events of `run` from `from` to `to`, both included, ordered by ts and id, as the result of
+/// the SQL function called through `call`.
+///
+/// The query is that of the caller: it needs the caller's privileges, obeys row level security, sees
+/// the caller's snapshot, and works on a standby. Bounds that are not given are left out of it, so that
+/// partitions are excluded by those that are. A table that isn't partitioned (yet) is read as well.
+///
+/// # Errors
+///
+/// [`Error::NotSetUp`] where there is no event log.
+///
+/// # Safety
+///
+/// `call` must be the call that the server makes now, of a function that is declared to return a set.
+pub unsafe fn replay(
+    run: Option<Uuid>,
+    from: Option<TimestampWithTimeZone>,
+    to: Option<TimestampWithTimeZone>,
+    call: pg_sys::FunctionCallInfo,
+) -> Result<()> {
+    let extension = catalog::extension()?;
+    let events = Qualified { schema: &extension.schema, name: EVENTS };
+    let table = catalog::find_table(extension.schema_oid, EVENTS)?
+        .ok_or_else(|| Error::NotSetUp { table: events.to_string() })?;
+    // An older form of the table has no created_at.
+    let created_at =
+        if server::has_column(table, "created_at") { "created_at" } else { "NULL::timestamptz" };
+    let mut query = format!(
+        "SELECT id::bigint, run_id::uuid, ts::timestamptz, type::text, payload::jsonb, {created_at} \
+         FROM {events} WHERE run_id = $1"
+    );
+    let mut parameters = Vec::with_capacity(3);
+    // No run has the id NULL: the comparison gives no rows, as it does in plain SQL.
+    let Some(run) = run.and_then(IntoDatum::into_datum) else {
+        let none = "SELECT NULL::bigint, NULL::uuid, NULL::timestamptz, NULL::text, NULL::jsonb, \
+                           NULL::timestamptz WHERE false";
+        // SAFETY: as this function requires.
+        return unsafe { result_set::return_query(call, none, &[]) };
+    };
+    parameters.push(Parameter { type_oid: pg_sys::UUIDOID, value: run });
+    for (operator, bound) in [(">=", from), ("<=", to)] {
+        if let Some(value) = bound.and_then(IntoDatum::into_datum) {
+            parameters.push(Parameter { type_oid: pg_sys::TIMESTAMPTZOID, value });
+            query.push_str(&format!(" AND ts {operator} ${}", parameters.len()));
+        }
+    }
+    query.push_str(" ORDER BY ts, id");
+    // SAFETY: as this function requires.
+    unsafe { result_set::return_query(call, &query, &parameters) }
+}

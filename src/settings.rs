@@ -1,0 +1,154 @@
+//! The settings under `pg_meshhook_events.`: private statics, a reason for each default, typed getters.
+//!
+//! They are read at the edge (`api`, `worker`) and handed down as values.
+
+use std::ffi::CString;
+
+use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting};
+
+use crate::domain::schedule::Schedule;
+use crate::pg::guc;
+
+/// On, because whoever preloads the library wants its worker.
+static ENABLED: GucSetting<bool> = GucSetting::<bool>::new(true);
+
+/// All, because a database without the extension costs next to nothing, and one that is forgotten in
+/// a list stops taking events when its partitions run out.
+static DATABASES: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c"*"));
+
+/// Two at night, as MeshHook's own document has it.
+static SCHEDULE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c"0 2 * * *"));
+
+/// UTC, because then no clock change moves or repeats it.
+static SCHEDULE_TIMEZONE: GucSetting<Option<CString>> =
+    GucSetting::<Option<CString>>::new(Some(c"UTC"));
+
+/// A tenth of a second: what a person doesn't notice, and far more than an idle server needs.
+static LOCK_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(100);
+
+/// The bounds of `lock_timeout`, in milliseconds: without a limit, or with one of many seconds, the
+/// promise that nobody waits for maintenance would be void.
+const LOCK_TIMEOUT_BOUNDS_MS: (i32, i32) = (1, 10_000);
+
+/// Defines the settings and reserves their prefix.
+pub fn init() {
+    GucRegistry::define_bool_guc(
+        c"pg_meshhook_events.enabled",
+        c"Maintains event logs in the background.",
+        c"Needs pg_meshhook_events in shared_preload_libraries.",
+        &ENABLED,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
+    // SAFETY: the hooks have the types that the server calls, and are guarded against panics.
+    unsafe {
+        GucRegistry::define_string_guc_with_hooks(
+            c"pg_meshhook_events.databases",
+            c"Names the databases that the background worker may maintain, separated by commas.",
+            c"\"*\" stands for all that allow connections and are no templates.",
+            &DATABASES,
+            GucContext::Sighup,
+            GucFlags::default(),
+            Some(guc::check_databases),
+            None,
+            None,
+        );
+        GucRegistry::define_string_guc_with_hooks(
+            c"pg_meshhook_events.schedule",
+            c"Sets when the background worker maintains each database, in cron syntax.",
+            c"Five fields: minute, hour, day of month, month, day of week.",
+            &SCHEDULE,
+            GucContext::Sighup,
+            GucFlags::default(),
+            Some(guc::check_schedule),
+            None,
+            None,
+        );
+        GucRegistry::define_string_guc_with_hooks(
+            c"pg_meshhook_events.schedule_timezone",
+            c"Sets the time zone in which pg_meshhook_events.schedule is read.",
+            c"",
+            &SCHEDULE_TIMEZONE,
+            GucContext::Sighup,
+            GucFlags::default(),
+            Some(guc::check_time_zone),
+            None,
+            None,
+        );
+    }
+    GucRegistry::define_int_guc(
+        c"pg_meshhook_events.lock_timeout",
+        c"Sets how long one step of maintenance may wait for its locks, all together.",
+        c"No session waits longer than this because of maintenance.",
+        &LOCK_TIMEOUT,
+        LOCK_TIMEOUT_BOUNDS_MS.0,
+        LOCK_TIMEOUT_BOUNDS_MS.1,
+        GucContext::Userset,
+        GucFlags::UNIT_MS,
+    );
+    guc::reserve_prefix();
+}
+
+/// What a use case needs to know of the settings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// How long one step may wait for its locks, all together, in milliseconds.
+    pub lock_timeout_ms: i32,
+}
+
+impl Settings {
+    /// The settings as they are now.
+    #[must_use]
+    pub fn current() -> Self {
+        Self { lock_timeout_ms: LOCK_TIMEOUT.get() }
+    }
+}
+
+/// Whether the worker is on.
+#[must_use]
+pub fn enabled() -> bool {
+    ENABLED.get()
+}
+
+/// Which databases the worker may maintain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Databases {
+    /// All of them.
+    All,
+    /// Those of these names.
+    Named(Vec<String>),
+}
+
+impl Databases {
+    /// Whether the database of that name is one of them.
+    #[must_use]
+    pub fn includes(&self, name: &str) -> bool {
+        match self {
+            Self::All => true,
+            Self::Named(names) => names.iter().any(|n| n == name),
+        }
+    }
+}
+
+/// Which databases the worker may maintain.
+#[must_use]
+pub fn databases() -> Databases {
+    let names = guc::split_names(&text(&DATABASES)).unwrap_or_default();
+    if names.iter().any(|name| name == "*") { Databases::All } else { Databases::Named(names) }
+}
+
+/// When the worker maintains; `None` where the value is not valid, which the check hook prevents.
+#[must_use]
+pub fn schedule() -> Option<Schedule> {
+    Schedule::parse(&text(&SCHEDULE)).ok()
+}
+
+/// The time zone in which the schedule is read.
+#[must_use]
+pub fn schedule_time_zone() -> String {
+    text(&SCHEDULE_TIMEZONE)
+}
+
+fn text(setting: &GucSetting<Option<CString>>) -> String {
+    setting.get().map(|value| value.to_string_lossy().into_owned()).unwrap_or_default()
+}

@@ -1,0 +1,252 @@
+//! The worker of one database: one pass over its event log, then it ends.
+//!
+//! Every step is a transaction of its own, begun with all settings pinned. Steps that touch the user's
+//! tables run as their owner; those that run as superuser touch only the catalogs and our own tables.
+
+use std::time::Duration;
+
+use pgrx::{debug1, log};
+use serde_json::json;
+
+use super::Assignment;
+use crate::db::ledger::{self, Status};
+use crate::db::{catalog, lock};
+use crate::domain::plan::{self, Creation, Retirement};
+use crate::domain::schedule::crash_back_off;
+use crate::error::{Error, Failure, Result};
+use crate::lifecycle::context::Context;
+use crate::lifecycle::{create, inspect, retire};
+use crate::pg::process::{self, OnCancel};
+use crate::pg::transaction::{Home, attempt, pin_settings};
+use crate::pg::{board, identity, server};
+use crate::settings::Settings;
+
+/// Runs one pass.
+pub fn run(assignment: Assignment) {
+    process::install_signal_handlers(OnCancel::EndStatement);
+    process::connect_to_database(assignment.database.into());
+    process::report_application_name("pg_meshhook_events worker");
+    let pass = Pass { home: Home::new(), settings: Settings::current() };
+    match pass.run() {
+        Ok(End::Done) => board::report_done(assignment.slot),
+        Ok(End::TryAgain) => {}
+        Err(error) => log_failure(&error.to_failure()),
+    }
+    process::report_activity(false, "");
+}
+
+/// How a pass ends.
+enum End {
+    /// Nothing is left to do until the next scheduled time.
+    Done,
+    /// Something failed, and is to be tried again.
+    TryAgain,
+}
+
+/// What a pass has found to do.
+struct Work {
+    creations: Vec<Creation>,
+    retirements: Vec<Retirement>,
+}
+
+/// What a pass has done.
+#[derive(Default)]
+struct Outcome {
+    created: Vec<String>,
+    dropped: Vec<String>,
+    /// What stands between now and a log without a hole.
+    failures: Vec<Failure>,
+    /// What somebody should look at.
+    warnings: Vec<String>,
+}
+
+struct Pass {
+    home: Home,
+    settings: Settings,
+}
+
+impl Pass {
+    /// A step: settings pinned, a transaction of its own.
+    fn step<T>(&self, activity: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        pin_settings(self.settings.lock_timeout_ms);
+        process::report_activity(true, activity);
+        attempt(&self.home, work)
+    }
+
+    fn run(&self) -> Result<End> {
+        if !self.step("looking for an event log", || self.has_event_log())? {
+            return Ok(End::Done);
+        }
+        if !self.step("looking for another worker", lock::become_only_worker)? {
+            debug1!("another worker maintains this database");
+            return Ok(End::Done);
+        }
+        let Some(entry) = self.step("claiming the attempt", claim)? else {
+            return Ok(End::TryAgain);
+        };
+        let mut outcome = Outcome::default();
+        if let Err(error) = self.work(&mut outcome) {
+            outcome.failures.push(error.to_failure());
+        }
+        self.step("recording the attempt", || record(entry, &outcome))?;
+        Ok(if outcome.failures.is_empty() { End::Done } else { End::TryAgain })
+    }
+
+    /// Whether there is an event log here that can be maintained.
+    fn has_event_log(&self) -> Result<bool> {
+        if server::in_recovery() {
+            return Ok(false);
+        }
+        let Some(extension) = catalog::find_extension()? else {
+            debug1!("the extension is not installed in this database");
+            return Ok(false);
+        };
+        match catalog::find_events(&extension) {
+            Ok(Some(_)) => Ok(true),
+            Ok(None) => Ok(false),
+            // Not ours to maintain: verify_workflow_events() says so.
+            Err(
+                Error::NotPartitioned { .. }
+                | Error::NotATable { .. }
+                | Error::WrongPartitioning { .. }
+                | Error::WrongKeyType { .. },
+            ) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Creation comes first, and nothing about retention can hold it up.
+    fn work(&self, outcome: &mut Outcome) -> Result<()> {
+        let work = self.step("planning", || plan_work(outcome))?;
+        for creation in &work.creations {
+            let activity = format!("creating partition {}", creation.name);
+            let made = self.step(&activity, || {
+                create::planned(&Context::load()?, creation, self.settings)
+            });
+            match made {
+                Ok(report) => {
+                    outcome.created.extend(report.created);
+                    outcome.failures.extend(report.problems.iter().map(Error::to_failure));
+                    outcome.warnings.extend(report.notes);
+                }
+                Err(error) => outcome.failures.push(error.to_failure()),
+            }
+        }
+        for retirement in work.retirements {
+            let activity = format!("dropping partition {}", retirement.name);
+            match self.step(&activity, || drop_one(&retirement, self.settings)) {
+                Ok(report) => {
+                    outcome.dropped.extend(report.dropped);
+                    let kept = report.kept.into_iter().map(|(name, error)| error.kept(&name));
+                    outcome.warnings.extend(kept.map(|error| error.to_string()));
+                }
+                Err(error) => outcome.warnings.push(error.kept(&retirement.name).to_string()),
+            }
+        }
+        let coverage = self.step("proving the coverage", || inspect::coverage(&Context::load()?))?;
+        if coverage.status != inspect::Status::Ok {
+            outcome.warnings.push(format!("coverage: {}", coverage.detail));
+        }
+        Ok(())
+    }
+}
+
+/// Claims the attempt in the ledger, to be committed before the work. `None` where earlier attempts
+/// ended without a word, and it is too soon to try again.
+fn claim() -> Result<Option<i64>> {
+    let (crashes, age_s) = ledger::close_crashed()?;
+    let wait = crash_back_off(crashes);
+    if crashes > 0 && Duration::from_secs(age_s.unsigned_abs()) < wait {
+        return Ok(None);
+    }
+    Ok(Some(ledger::open("maintain")?))
+}
+
+/// What is to be done, and what stands in its way.
+fn plan_work(outcome: &mut Outcome) -> Result<Work> {
+    let context = Context::load()?;
+    let (policy, facts) = (&context.policy, context.facts()?);
+    let mut work = Work { creations: Vec::new(), retirements: Vec::new() };
+    if policy.automatic_creation {
+        let window = plan::window(&facts, policy, 0)?;
+        let (creations, obstacles) = plan::missing(&facts, window, &context.midnights());
+        work.creations = creations;
+        for obstacle in obstacles {
+            let name = catalog::EVENTS.to_owned();
+            outcome.failures.push(Error::Blocked { name, obstacle }.to_failure());
+        }
+    }
+    if let (true, Some(months)) = (policy.automatic_retention, policy.retention_months) {
+        let (retirements, kept) = retire::planned(&context, months)?;
+        work.retirements = retirements;
+        outcome.warnings.extend(kept.into_iter().map(|(name, error)| error.kept(&name).to_string()));
+    }
+    Ok(work)
+}
+
+/// Drops one partition, in its own transaction, as the owner.
+fn drop_one(retirement: &Retirement, settings: Settings) -> Result<retire::Report> {
+    let context = Context::load()?;
+    identity::run_as(context.table.owner, || {
+        lock::take_turn(context.table.oid, catalog::EVENTS)?;
+        retire::drop_all(&context, std::slice::from_ref(retirement), settings)
+    })
+}
+
+/// Closes the attempt in the ledger, and tells the log when the state has changed.
+fn record(entry: i64, outcome: &Outcome) -> Result<()> {
+    let status = match (outcome.failures.is_empty(), outcome.warnings.is_empty()) {
+        (false, _) => Status::Failed,
+        (true, false) => Status::Warning,
+        (true, true) => Status::Ok,
+    };
+    let before = ledger::last_attempts()?;
+    let failure = outcome.failures.first();
+    let message = failure.map(|f| f.message.clone()).or_else(|| outcome.warnings.first().cloned());
+    let details = json!({
+        "created": outcome.created,
+        "dropped": outcome.dropped,
+        "failures": outcome.failures.iter().map(failure_as_json).collect::<Vec<_>>(),
+        "warnings": outcome.warnings,
+    });
+    ledger::close(entry, status, failure, message.as_deref(), details)?;
+    ledger::prune()?;
+    let last = before.and_then(|before| before.last_message);
+    match failure {
+        Some(failure) if last != message => log_failure(failure),
+        None if message.is_some() && last != message => {
+            log!("maintenance of the event log: {}", message.unwrap_or_default());
+        }
+        _ => {}
+    }
+    if !outcome.created.is_empty() || !outcome.dropped.is_empty() {
+        log!(
+            "maintenance of the event log: created {}, dropped {}",
+            list(&outcome.created),
+            list(&outcome.dropped)
+        );
+    }
+    Ok(())
+}
+
+fn list(names: &[String]) -> String {
+    if names.is_empty() { "nothing".to_owned() } else { names.join(", ") }
+}
+
+fn failure_as_json(failure: &Failure) -> serde_json::Value {
+    json!({
+        "sqlstate": failure.sqlstate_text(),
+        "message": failure.message,
+        "detail": failure.detail,
+        "hint": failure.hint,
+    })
+}
+
+fn log_failure(failure: &Failure) {
+    let detail = failure.detail.as_deref().map(|detail| format!(" ({detail})")).unwrap_or_default();
+    log!(
+        "maintenance of the event log failed with {}: {}{detail}",
+        failure.sqlstate_text(),
+        failure.message
+    );
+}

@@ -1,0 +1,28 @@
+//! A harness for tests that need whole PostgreSQL servers: it starts, stops, kills, copies and promotes throw-away
+//! clusters on unix sockets, and leaves nothing behind.
+//!
+//! `PG_CONFIG` names the installation to test; without it every test fails, so that none can pass by not running.
+//! When the tests run as root, which PostgreSQL refuses to be, servers run as the user `postgres`.
+//!
+//! ```no_run
+//! use process::{Mode, Server};
+//!
+//! let mut server = Server::builder().conf("max_connections", "20").start();
+//! server.connect("postgres").batch_execute("CREATE TABLE t (i int)").unwrap();
+//! server.stop(Mode::Immediate);
+//! server.start();
+//! ```
+//!
+//! Everything panics when it fails, with what the server's log says: a test has no other use for an error. What a test
+//! may want to fail has a `try_` form.
+
+mod cluster;
+mod install;
+mod os;
+mod poll;
+mod server;
+mod standby;
+
+pub use install::Install;
+pub use poll::{DEADLINE, poll_until};
+pub use server::{Builder, Mode, PORT, Psql, Server};
