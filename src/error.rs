@@ -253,9 +253,7 @@ impl Error {
                 Obstacle::Calendar(_) => Sqlstate::ERRCODE_DATETIME_FIELD_OVERFLOW,
                 Obstacle::DetachPending { .. }
                 | Obstacle::Foreign { .. }
-                | Obstacle::Unreadable { .. } => {
-                    Sqlstate::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE
-                }
+                | Obstacle::Unreadable { .. } => Sqlstate::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             },
             Self::ReadOnly { .. } | Self::Standby { .. } => {
                 Sqlstate::ERRCODE_READ_ONLY_SQL_TRANSACTION

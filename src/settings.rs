@@ -17,7 +17,8 @@ static ENABLED: GucSetting<bool> = GucSetting::<bool>::new(true);
 static DATABASES: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c"*"));
 
 /// Two at night, as MeshHook's own document has it.
-static SCHEDULE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c"0 2 * * *"));
+static SCHEDULE: GucSetting<Option<CString>> =
+    GucSetting::<Option<CString>>::new(Some(c"0 2 * * *"));
 
 /// UTC, because then no clock change moves or repeats it.
 static SCHEDULE_TIMEZONE: GucSetting<Option<CString>> =

@@ -40,7 +40,10 @@ fn get_workflow_run_events(
 /// partition may not be read.
 #[pg_extern(stable, parallel_restricted)]
 #[search_path(pg_catalog, pg_temp)]
-#[expect(clippy::type_complexity, reason = "the columns of a SQL function are spelled out in its type")]
+#[expect(
+    clippy::type_complexity,
+    reason = "the columns of a SQL function are spelled out in its type"
+)]
 fn get_workflow_events_partition_stats() -> Result<
     TableIterator<
         'static,

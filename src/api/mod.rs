@@ -4,6 +4,11 @@
 //! They return `Result<_, ErrorReport>`, spelled out: pgrx reads the type word by word, and only this
 //! error type keeps SQLSTATE, DETAIL and HINT.
 
+#![allow(
+    clippy::result_large_err,
+    reason = "pgrx keeps SQLSTATE, DETAIL and HINT of this type alone"
+)]
+
 mod events;
 mod partitions;
 mod upkeep;

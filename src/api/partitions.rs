@@ -49,7 +49,9 @@ fn create_workflow_events_partition_at(
 #[search_path(pg_catalog, pg_temp)]
 fn maintain_workflow_events_partitions() -> Result<SetOfIterator<'static, String>, ErrorReport> {
     let Some(report) = maintain::partitions(Settings::current())? else {
-        notice!("nothing was done: this server is a standby, and is maintained through its primary");
+        notice!(
+            "nothing was done: this server is a standby, and is maintained through its primary"
+        );
         return Ok(SetOfIterator::empty());
     };
     let Report { created, problems, notes } = report;

@@ -17,7 +17,10 @@ use crate::settings::Settings;
 /// otherwise, 55P03, 42501 and 25006 as the other functions.
 #[pg_extern(volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
-#[expect(clippy::type_complexity, reason = "the columns of a SQL function are spelled out in its type")]
+#[expect(
+    clippy::type_complexity,
+    reason = "the columns of a SQL function are spelled out in its type"
+)]
 fn setup_workflow_events() -> Result<
     TableIterator<
         'static,
@@ -43,7 +46,10 @@ fn setup_workflow_events() -> Result<
 /// 42501 where the caller may not act as the owner.
 #[pg_extern(volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
-#[expect(clippy::type_complexity, reason = "the columns of a SQL function are spelled out in its type")]
+#[expect(
+    clippy::type_complexity,
+    reason = "the columns of a SQL function are spelled out in its type"
+)]
 fn verify_workflow_events() -> Result<
     TableIterator<
         'static,

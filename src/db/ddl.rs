@@ -56,7 +56,8 @@ fn storage(table: Oid) -> Result<(Option<String>, Option<String>)> {
                LEFT JOIN pg_catalog.pg_am m ON m.oid = c.relam \
                LEFT JOIN pg_catalog.pg_tablespace t ON t.oid = c.reltablespace \
                WHERE c.oid = $1";
-    let row = query::read_one(sql, &[table.into()], |row| Ok((row.nullable(1)?, row.nullable(2)?)))?;
+    let row =
+        query::read_one(sql, &[table.into()], |row| Ok((row.nullable(1)?, row.nullable(2)?)))?;
     Ok(row.unwrap_or_default())
 }
 
@@ -64,7 +65,10 @@ fn storage(table: Oid) -> Result<(Option<String>, Option<String>)> {
 /// tables that its foreign keys point to in SHARE ROW EXCLUSIVE mode.
 pub fn attach(table: &Table, partition: Qualified, range: &Range) -> Result<()> {
     let parent = table.qualified();
-    query::execute(&format!("ALTER TABLE {parent} ATTACH PARTITION {partition} FOR VALUES {range}"), &[])
+    query::execute(
+        &format!("ALTER TABLE {parent} ATTACH PARTITION {partition} FOR VALUES {range}"),
+        &[],
+    )
 }
 
 /// Drops a table; an error where something depends on it.

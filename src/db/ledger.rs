@@ -137,7 +137,8 @@ pub struct LastAttempts {
 
 /// What the ledger knows of the worker's attempts; `None` where the caller may not read it.
 pub fn last_attempts() -> Result<Option<LastAttempts>> {
-    let readable = "SELECT pg_catalog.has_table_privilege('meshhook_events.maintenance_log', 'SELECT')";
+    let readable =
+        "SELECT pg_catalog.has_table_privilege('meshhook_events.maintenance_log', 'SELECT')";
     if !query::read_one(readable, &[], |row| row.get::<bool>(1))?.unwrap_or(false) {
         return Ok(None);
     }

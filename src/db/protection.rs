@@ -111,7 +111,8 @@ struct RowPolicy {
 }
 
 fn turn_on_row_security(parent: Oid, name: Qualified) -> Result<()> {
-    let flags = "SELECT relrowsecurity, relforcerowsecurity FROM pg_catalog.pg_class WHERE oid = $1";
+    let flags =
+        "SELECT relrowsecurity, relforcerowsecurity FROM pg_catalog.pg_class WHERE oid = $1";
     let (enabled, forced) =
         query::read_one(flags, &[parent.into()], |row| Ok((row.get(1)?, row.get(2)?)))?
             .unwrap_or((false, false));

@@ -115,7 +115,10 @@ mod tests {
     fn years_outside_1_to_9999_are_refused() {
         for (y, m, d) in [(0, 12, 31), (-1, 6, 1), (10_000, 1, 1), (262_000, 1, 1)] {
             let date = NaiveDate::from_ymd_opt(y, m, d).unwrap();
-            assert_eq!(Period::containing(Granularity::Month, date), Err(CalendarError::OutOfRange));
+            assert_eq!(
+                Period::containing(Granularity::Month, date),
+                Err(CalendarError::OutOfRange)
+            );
         }
         assert_eq!(month(9999, 12).plus(1), None);
         assert_eq!(month(1, 1).plus(-1), None);

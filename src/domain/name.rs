@@ -78,7 +78,8 @@ pub const STANDARD_INDEXES: [StandardIndex; 3] = [
 pub fn parse(parent: &str, name: &str) -> Option<Period> {
     let rest = name.strip_prefix(parent)?.strip_prefix("_y")?;
     let (year, month) = rest.split_once('m')?;
-    let digits = |text: &str, count| text.len() == count && text.bytes().all(|b| b.is_ascii_digit());
+    let digits =
+        |text: &str, count| text.len() == count && text.bytes().all(|b| b.is_ascii_digit());
     if !digits(year, 4) || !digits(month, 2) {
         return None;
     }
@@ -104,7 +105,10 @@ mod tests {
 
     #[test]
     fn names_are_as_documented() {
-        assert_eq!(of_period("workflow_events", month(2025, 1)).unwrap(), "workflow_events_y2025m01");
+        assert_eq!(
+            of_period("workflow_events", month(2025, 1)).unwrap(),
+            "workflow_events_y2025m01"
+        );
         assert_eq!(
             of_part("workflow_events", month(2025, 1), 2).unwrap(),
             "workflow_events_y2025m01_p2"

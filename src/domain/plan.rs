@@ -276,10 +276,9 @@ pub fn uncovered(
 /// The partitions whose bounds could not be understood.
 fn unreadable(facts: &Facts) -> Vec<Obstacle> {
     let of = |partition: &Partition| match &partition.extent {
-        Extent::Unreadable(reason) => Some(Obstacle::Unreadable {
-            partition: partition.name.clone(),
-            reason: reason.clone(),
-        }),
+        Extent::Unreadable(reason) => {
+            Some(Obstacle::Unreadable { partition: partition.name.clone(), reason: reason.clone() })
+        }
         Extent::Range(_) | Extent::Default => None,
     };
     facts.partitions.iter().filter_map(of).collect()

@@ -131,6 +131,7 @@ fn a_default_partition_covers_nothing_and_stops_nothing() {
 
 #[test]
 fn retirement_goes_by_the_upper_bound() {
+    const NONE: [u32; 0] = [];
     let at = |d| Bound::At(utc(d));
     let wide = Range { lower: at(date(2025, 8, 1)), upper: at(date(2026, 1, 1)) };
     let old = Range { lower: Bound::MinValue, upper: at(date(2025, 11, 1)) };
@@ -144,10 +145,10 @@ fn retirement_goes_by_the_upper_bound() {
         retirements.iter().map(|r| r.oid).collect::<Vec<_>>()
     };
     assert_eq!(retire(12), [2], "the month 12 before November 2026 is November 2025");
-    assert_eq!(retire(13), []);
+    assert_eq!(retire(13), NONE);
     assert_eq!(retire(10), [2, 1]);
-    assert_eq!(retire(0), []);
-    assert_eq!(retire(u32::MAX), []);
+    assert_eq!(retire(0), NONE);
+    assert_eq!(retire(u32::MAX), NONE);
 }
 
 #[test]

@@ -21,7 +21,8 @@ impl Schedule {
     ///
     /// What is wrong with it, as text; an expression that never comes is refused as well.
     pub fn parse(expression: &str) -> Result<Self, String> {
-        let parser = CronParser::builder().seconds(Seconds::Disallowed).year(Year::Disallowed).build();
+        let parser =
+            CronParser::builder().seconds(Seconds::Disallowed).year(Year::Disallowed).build();
         let schedule = Self(parser.parse(expression).map_err(|error| error.to_string())?);
         let start = NaiveDateTime::default();
         schedule.next_after(start).map(|_| schedule).ok_or_else(|| "it never comes".to_owned())
@@ -162,7 +163,9 @@ impl Queue {
 
     /// Its worker has ended. Returns how many failures in a row that makes.
     pub fn ended(&mut self, oid: u32, outcome: Outcome, now: Duration, jitter: u8) -> u32 {
-        let Some(entry) = self.databases.get_mut(&oid) else { return 0 };
+        let Some(entry) = self.databases.get_mut(&oid) else {
+            return 0;
+        };
         entry.running = false;
         match outcome {
             Outcome::Done => entry.failures = 0,
@@ -201,7 +204,8 @@ mod tests {
         let daily = Schedule::parse("0 2 * * *").unwrap();
         assert_eq!(daily.next_after(at(24, 1, 0)), Some(at(24, 2, 0)));
         assert_eq!(daily.next_after(at(24, 2, 0)), Some(at(25, 2, 0)));
-        for bad in ["", "often", "0 2 * *", "0 2 * * * *", "61 2 * * *", "0 2 30 2 *", "0 25 * * *"] {
+        for bad in ["", "often", "0 2 * *", "0 2 * * * *", "61 2 * * *", "0 2 30 2 *", "0 25 * * *"]
+        {
             assert!(Schedule::parse(bad).is_err(), "{bad:?} was taken");
         }
     }

@@ -136,7 +136,8 @@ fn part(
 /// The line that says how to build an index without anybody waiting.
 fn to_be_built(partition: &Partition, standard: &StandardIndex) -> Step {
     let table = Qualified { schema: &partition.schema, name: &partition.name };
-    let hint = format!("{}; then call setup_workflow_events() again.", index::statement(standard, table));
+    let hint =
+        format!("{}; then call setup_workflow_events() again.", index::statement(standard, table));
     let detail = format!("has no index on ({})", standard.columns.join(", "));
     Step { hint: Some(hint), ..Step::new(&partition.name, Done::Differs, detail) }
 }
@@ -150,7 +151,9 @@ fn repair_protection(
 ) -> Result<Step> {
     let partition = Oid::from(difference.oid);
     let repaired = subtransaction::run(|| {
-        let Some((schema, name)) = catalog::name_of(partition)? else { return Ok(Vec::new()) };
+        let Some((schema, name)) = catalog::name_of(partition)? else {
+            return Ok(Vec::new());
+        };
         let budget = Budget::new(settings.lock_timeout_ms);
         lock::take(partition, &name, Mode::AccessExclusive, &budget)?;
         let name = Qualified { schema: &schema, name: &name };
@@ -165,7 +168,9 @@ fn repair_protection(
             ..Step::new(
                 &difference.partition,
                 Done::Differs,
-                [vec![format!("differs from the event log in {}", left.what)], notes].concat().join("; "),
+                [vec![format!("differs from the event log in {}", left.what)], notes]
+                    .concat()
+                    .join("; "),
             )
         },
         (Err(error), _) => Step {

@@ -109,9 +109,6 @@ pub fn require_privileges_of(owner: Oid, table: &Table) -> Result<()> {
     if identity::has_privileges_of(identity::current_role(), owner) {
         Ok(())
     } else {
-        Err(Error::NotOwner {
-            table: catalog::EVENTS.to_owned(),
-            owner: table.owner_name.clone(),
-        })
+        Err(Error::NotOwner { table: catalog::EVENTS.to_owned(), owner: table.owner_name.clone() })
     }
 }

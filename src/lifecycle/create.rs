@@ -50,9 +50,7 @@ pub fn one(wanted: Wanted, settings: Settings) -> Result<String> {
     let context = Context::load_for_change(FUNCTION)?;
     let (date, text) = match wanted {
         Wanted::Date(date) => (calendar::from_date(date), date.to_string()),
-        Wanted::Instant(at) => {
-            (calendar::date_at(at, &context.policy.time_zone)?, at.to_string())
-        }
+        Wanted::Instant(at) => (calendar::date_at(at, &context.policy.time_zone)?, at.to_string()),
     };
     let period = date
         .and_then(|date| Period::containing(context.policy.granularity, date).ok())

@@ -84,7 +84,8 @@ pub fn columns(context: &Context) -> Result<Finding> {
             None => differences.push(format!("column {name} is missing")),
             Some(column) => {
                 if column.type_name != type_name {
-                    differences.push(format!("{name} is {} instead of {type_name}", column.type_name));
+                    differences
+                        .push(format!("{name} is {} instead of {type_name}", column.type_name));
                 }
                 if not_null && !column.not_null {
                     differences.push(format!("{name} is not NOT NULL"));
@@ -96,7 +97,8 @@ pub fn columns(context: &Context) -> Result<Finding> {
         }
     }
     let extra = present.iter().filter(|c| COLUMNS.iter().all(|(name, ..)| c.name != *name));
-    differences.extend(extra.map(|column| format!("column {} is not in the document", column.name)));
+    differences
+        .extend(extra.map(|column| format!("column {} is not in the document", column.name)));
     Ok(if differences.is_empty() {
         Finding::ok(CHECK, "as documented")
     } else {
@@ -274,10 +276,14 @@ pub fn protection(context: &Context) -> Result<Finding> {
     const CHECK: &str = "protection";
     let differences = protection::differences(&context.table)?;
     if differences.is_empty() {
-        return Ok(Finding::ok(CHECK, "owner, privileges, row level security and replica identity agree"));
+        return Ok(Finding::ok(
+            CHECK,
+            "owner, privileges, row level security and replica identity agree",
+        ));
     }
     let opens = |what: &str| what.contains("row level security") || what.contains("policies");
-    let status = if differences.iter().any(|d| opens(&d.what)) { Status::Failed } else { Status::Warning };
+    let status =
+        if differences.iter().any(|d| opens(&d.what)) { Status::Failed } else { Status::Warning };
     let list: Vec<String> =
         differences.iter().map(|d| format!("\"{}\" ({})", d.partition, d.what)).collect();
     let hint = "SELECT * FROM setup_workflow_events(); turns row level security on where the event log \

@@ -37,15 +37,16 @@ pub fn outdated(months: i32, settings: Settings) -> Result<Report> {
         _ => return Err(Error::RetentionTooShort(months)),
     };
     let context = Context::load_for_change("drop_old_workflow_events_partitions")?;
-    if planned(&context, months)?.0.is_empty() {
-        return Ok(Report { kept: planned(&context, months)?.1, ..Report::default() });
+    let plan = planned(&context, months)?;
+    if plan.retirements.is_empty() {
+        return Ok(Report { kept: plan.kept, ..Report::default() });
     }
     let report = identity::run_as(context.table.owner, || {
         lock::take_turn(context.table.oid, catalog::EVENTS)?;
         query::begin_writing()?;
-        let (retirements, kept) = planned(&context, months)?;
-        let mut report = drop_all(&context, &retirements, settings)?;
-        report.kept.splice(0..0, kept);
+        let plan = planned(&context, months)?;
+        let mut report = drop_all(&context, &plan.retirements, settings)?;
+        report.kept.splice(0..0, plan.kept);
         Ok::<_, Error>(report)
     })?;
     if !report.dropped.is_empty() {
@@ -63,8 +64,17 @@ pub fn outdated(months: i32, settings: Settings) -> Result<Report> {
     Ok(report)
 }
 
+/// What a retention means now.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The partitions to drop.
+    pub retirements: Vec<Retirement>,
+    /// Those kept though they are old enough, with the reason.
+    pub kept: Vec<(String, Error)>,
+}
+
 /// The partitions to drop now, and those kept though they are old enough.
-pub fn planned(context: &Context, months: u32) -> Result<(Vec<Retirement>, Vec<(String, Error)>)> {
+pub fn planned(context: &Context, months: u32) -> Result<Plan> {
     let facts = context.facts()?;
     let (retirements, obstacles) =
         plan::outdated(&facts, &context.policy, months, &context.midnights())?;
@@ -79,7 +89,7 @@ pub fn planned(context: &Context, months: u32) -> Result<(Vec<Retirement>, Vec<(
         };
         (name.clone(), Error::Blocked { name, obstacle })
     });
-    Ok((retirements, kept.collect()))
+    Ok(Plan { retirements, kept: kept.collect() })
 }
 
 /// Drops partitions of a plan. The event log is locked once; a partition that can't be locked in what

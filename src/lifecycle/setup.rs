@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::lifecycle::adopt;
 use crate::lifecycle::context::{Context, require_privileges_of, require_writable};
 use crate::lifecycle::create;
-use crate::pg::identity;
+use crate::pg::{board, identity};
 use crate::settings::Settings;
 
 /// How many periods before the current one a new event log has: events of the last weeks may still
@@ -73,7 +73,8 @@ impl Step {
 pub fn event_log(settings: Settings) -> Result<Vec<Step>> {
     require_writable("setup_workflow_events")?;
     let extension = catalog::extension()?;
-    let found = catalog::find_events(&extension).map_err(|error| with_row_count(error, &extension))?;
+    let found =
+        catalog::find_events(&extension).map_err(|error| with_row_count(error, &extension))?;
     let mut steps = Vec::new();
     let past = match &found {
         Some(table) => {
@@ -99,6 +100,7 @@ pub fn event_log(settings: Settings) -> Result<Vec<Step>> {
         steps.insert(1, Step::new("foreign_key", Done::Made, detail));
     }
     record(&context, &steps)?;
+    board::wake_launcher_at_commit();
     Ok(steps)
 }
 

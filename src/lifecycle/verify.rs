@@ -14,8 +14,12 @@ use crate::pg::{board, identity, server, subtransaction};
 const LIBRARY_VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Where the probes are written: name of the check, days from now.
-const PROBES: [(&str, i32); 4] =
-    [("event_60_days_ago", -60), ("event_30_days_ago", -30), ("event_now", 0), ("event_in_30_days", 30)];
+const PROBES: [(&str, i32); 4] = [
+    ("event_60_days_ago", -60),
+    ("event_30_days_ago", -30),
+    ("event_now", 0),
+    ("event_in_30_days", 30),
+];
 
 /// Runs every check. The probes insert and read back an event each in a subtransaction that is rolled
 /// back; what remains of them is a few numbers of the id sequence.
@@ -82,7 +86,10 @@ fn worker() -> Result<Finding> {
         ));
     }
     let Some(last) = ledger::last_attempts()? else {
-        return Ok(Finding::ok(CHECK, "the launcher runs; the ledger is not readable for this role"));
+        return Ok(Finding::ok(
+            CHECK,
+            "the launcher runs; the ledger is not readable for this role",
+        ));
     };
     let succeeded = last.succeeded_at.map_or("never".to_owned(), |at| at);
     Ok(match last.last_status.as_deref() {
@@ -153,14 +160,17 @@ fn probe(context: &Context, check: &'static str, days: i32) -> Result<Finding> {
 
 /// Whether an event that is inserted is read back; `None` where there is no run for it.
 fn write_and_read_back(context: &Context, days: i32) -> Result<Option<bool>> {
-    let Some(run) = some_run(context)? else { return Ok(None) };
+    let Some(run) = some_run(context)? else {
+        return Ok(None);
+    };
     let events = context.table.qualified();
     let insert = format!(
         "INSERT INTO {events} (run_id, ts, type, payload) \
          VALUES ($1, pg_catalog.now() + pg_catalog.make_interval(days => $2), \
                  'pg_meshhook_events.verify', '{{}}') RETURNING id"
     );
-    let ids = query::execute_returning(&insert, &[run.into(), days.into()], |row| row.get::<i64>(1))?;
+    let ids =
+        query::execute_returning(&insert, &[run.into(), days.into()], |row| row.get::<i64>(1))?;
     let name = "get_workflow_run_events";
     let function = Qualified { schema: &context.extension.schema, name };
     let read = format!(
@@ -169,7 +179,7 @@ fn write_and_read_back(context: &Context, days: i32) -> Result<Option<bool>> {
              pg_catalog.now() + pg_catalog.make_interval(days => $2)) WHERE id = ANY ($3)"
     );
     let arguments = [run.into(), days.into(), ids.into()];
-    Ok(query::read_one(&read, &arguments, |row| Ok(row.get::<i64>(1)? == 1))?)
+    query::read_one(&read, &arguments, |row| Ok(row.get::<i64>(1)? == 1))
 }
 
 /// A run that is there, or one made for the purpose where the table allows one without further values.
@@ -182,7 +192,8 @@ fn some_run(context: &Context) -> Result<Option<Uuid>> {
     if let Some(run) = query::read_one(&any, &[], |row| row.get(1))? {
         return Ok(Some(run));
     }
-    let make = format!("INSERT INTO {runs} (id) VALUES (pg_catalog.gen_random_uuid()) RETURNING id");
+    let make =
+        format!("INSERT INTO {runs} (id) VALUES (pg_catalog.gen_random_uuid()) RETURNING id");
     let made = subtransaction::run(|| query::execute_returning(&make, &[], |row| row.get(1)));
     Ok(made.ok().and_then(|runs| runs.into_iter().next()))
 }

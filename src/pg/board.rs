@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use pgrx::{PGRXSharedMemory, PgLwLock, pg_guard, pg_shmem_init, pg_sys};
 
-
 use crate::domain::schedule::Outcome;
 
 /// How many database workers run at once: enough for progress, and slots are left for others.
@@ -31,7 +30,12 @@ struct Board {
 
 impl Default for Board {
     fn default() -> Self {
-        Self { launcher_pid: 0, slots: [Slot::default(); SLOTS], wake: [0; WAKE_REQUESTS], wake_count: 0 }
+        Self {
+            launcher_pid: 0,
+            slots: [Slot::default(); SLOTS],
+            wake: [0; WAKE_REQUESTS],
+            wake_count: 0,
+        }
     }
 }
 
@@ -102,7 +106,10 @@ pub enum WakeRequests {
 pub fn take_wake_requests() -> WakeRequests {
     let mut board = BOARD.exclusive();
     let count = std::mem::take(&mut board.wake_count);
-    board.wake.get(..count).map_or(WakeRequests::All, |noted| WakeRequests::Databases(noted.to_vec()))
+    board
+        .wake
+        .get(..count)
+        .map_or(WakeRequests::All, |noted| WakeRequests::Databases(noted.to_vec()))
 }
 
 /// Asks the launcher to look at this database once the current transaction has committed; does

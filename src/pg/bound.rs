@@ -15,7 +15,8 @@ impl CachedTuple {
         let tuple = unsafe {
             pg_sys::SearchSysCache1(pg_sys::SysCacheIdentifier::RELOID as i32, relation.into())
         };
-        (!tuple.is_null()).then_some(Self(tuple))
+        // Only a tuple that is there may be wrapped: dropping the wrapper releases it.
+        if tuple.is_null() { None } else { Some(Self(tuple)) }
     }
 }
 

@@ -43,7 +43,11 @@ impl Scan {
             let forward = pg_sys::ScanDirection::ForwardScanDirection;
             let tuple = pg_sys::heap_getnext(self.scan, forward).as_ref()?;
             let header = tuple.t_data;
-            header.cast::<u8>().add(usize::from((*header).t_hoff)).cast::<pg_sys::FormData_pg_database>().as_ref()
+            header
+                .cast::<u8>()
+                .add(usize::from((*header).t_hoff))
+                .cast::<pg_sys::FormData_pg_database>()
+                .as_ref()
         }
     }
 }

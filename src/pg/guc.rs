@@ -34,7 +34,11 @@ pub unsafe extern "C-unwind" fn check_time_zone(
     _source: pg_sys::GucSource::Type,
 ) -> bool {
     let known = |text: &str| {
-        if time_zone::exists(text) { Ok(()) } else { Err("The time zone is not recognized.".into()) }
+        if time_zone::exists(text) {
+            Ok(())
+        } else {
+            Err("The time zone is not recognized.".into())
+        }
     };
     // SAFETY: the server passes a pointer to the new value.
     unsafe { check(value, known) }
@@ -60,10 +64,7 @@ pub unsafe extern "C-unwind" fn check_databases(
 /// # Safety
 ///
 /// `value` is null or points to a pointer that is null or points to a C string.
-unsafe fn check(
-    value: *mut *mut c_char,
-    test: impl FnOnce(&str) -> Result<(), String>,
-) -> bool {
+unsafe fn check(value: *mut *mut c_char, test: impl FnOnce(&str) -> Result<(), String>) -> bool {
     // SAFETY: as this function requires.
     let text = unsafe {
         match value.as_ref() {

@@ -27,8 +27,7 @@ struct Previous {
 
 impl Previous {
     fn enter(role: pg_sys::Oid) -> Self {
-        let mut previous =
-            Self { role: pg_sys::InvalidOid, security_context: 0, setting_level: 0 };
+        let mut previous = Self { role: pg_sys::InvalidOid, security_context: 0, setting_level: 0 };
         // SAFETY: both pointers are to fields that outlive the call.
         unsafe {
             pg_sys::GetUserIdAndSecContext(

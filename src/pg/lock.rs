@@ -4,6 +4,7 @@ use pgrx::pg_sys;
 
 /// How strong a lock is (PostgreSQL manual, "Table-Level Locks").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(clippy::enum_variant_names, reason = "these are PostgreSQL's names")]
 pub enum Mode {
     /// Conflicts with other maintenance, not with reading or writing.
     ShareUpdateExclusive,

@@ -43,7 +43,9 @@ pub fn is_preloading() -> bool {
 /// Whether `relation` has a column of that name.
 #[must_use]
 pub fn has_column(relation: pg_sys::Oid, column: &str) -> bool {
-    let Ok(column) = CString::new(column) else { return false };
+    let Ok(column) = CString::new(column) else {
+        return false;
+    };
     // SAFETY: looks up the attribute cache; the string lives during the call.
     let number = unsafe { pg_sys::get_attnum(relation, column.as_ptr()) };
     number != pg_sys::InvalidAttrNumber as pg_sys::AttrNumber

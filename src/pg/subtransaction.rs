@@ -39,7 +39,8 @@ pub fn run<T>(step: impl FnOnce() -> Result<T>) -> Result<T> {
     }
     match result {
         Err(Error::Server(failure)) if is_not_the_steps(failure.sqlstate) => {
-            pg_sys::panic::ErrorReport::from(Error::Server(failure)).report(pgrx::PgLogLevel::ERROR);
+            pg_sys::panic::ErrorReport::from(Error::Server(failure))
+                .report(pgrx::PgLogLevel::ERROR);
             Err(Error::Internal("an error was not raised".to_owned()))
         }
         result => result,

@@ -49,10 +49,9 @@ fn count(partition: &Partition, zone: &str) -> Result<Stats> {
                FROM pg_catalog.pg_partition_tree($1)) size"
     );
     let oid = pgrx::pg_sys::Oid::from(partition.oid);
-    let (rows, bytes, pretty) = query::read_one(&sql, &[oid.into()], |row| {
-        Ok((row.get(1)?, row.get(2)?, row.get(3)?))
-    })?
-    .unwrap_or_default();
+    let (rows, bytes, pretty) =
+        query::read_one(&sql, &[oid.into()], |row| Ok((row.get(1)?, row.get(2)?, row.get(3)?)))?
+            .unwrap_or_default();
     let range = partition.range();
     Ok(Stats {
         name: partition.name.clone(),
@@ -75,7 +74,9 @@ fn date_of(bound: Bound, zone: &str, round_up: bool) -> Date {
         if instant.0 < 0 { Date::negative_infinity() } else { Date::positive_infinity() }
     };
     let civil = if instant.is_finite() { time_zone::civil_time(zone, instant.0) } else { None };
-    let Some(civil) = civil else { return infinite() };
+    let Some(civil) = civil else {
+        return infinite();
+    };
     let within_a_day = NaiveDateTime::time(&civil) != NaiveTime::MIN;
     let date = if round_up && within_a_day { civil.date().succ_opt() } else { Some(civil.date()) };
     date.map_or_else(infinite, calendar::to_date)

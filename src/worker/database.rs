@@ -120,9 +120,8 @@ impl Pass {
         let work = self.step("planning", || plan_work(outcome))?;
         for creation in &work.creations {
             let activity = format!("creating partition {}", creation.name);
-            let made = self.step(&activity, || {
-                create::planned(&Context::load()?, creation, self.settings)
-            });
+            let made = self
+                .step(&activity, || create::planned(&Context::load()?, creation, self.settings));
             match made {
                 Ok(report) => {
                     outcome.created.extend(report.created);
@@ -143,7 +142,8 @@ impl Pass {
                 Err(error) => outcome.warnings.push(error.kept(&retirement.name).to_string()),
             }
         }
-        let coverage = self.step("proving the coverage", || inspect::coverage(&Context::load()?))?;
+        let coverage =
+            self.step("proving the coverage", || inspect::coverage(&Context::load()?))?;
         if coverage.status != inspect::Status::Ok {
             outcome.warnings.push(format!("coverage: {}", coverage.detail));
         }
@@ -177,9 +177,11 @@ fn plan_work(outcome: &mut Outcome) -> Result<Work> {
         }
     }
     if let (true, Some(months)) = (policy.automatic_retention, policy.retention_months) {
-        let (retirements, kept) = retire::planned(&context, months)?;
-        work.retirements = retirements;
-        outcome.warnings.extend(kept.into_iter().map(|(name, error)| error.kept(&name).to_string()));
+        let plan = retire::planned(&context, months)?;
+        work.retirements = plan.retirements;
+        outcome
+            .warnings
+            .extend(plan.kept.into_iter().map(|(name, error)| error.kept(&name).to_string()));
     }
     Ok(work)
 }

@@ -110,7 +110,10 @@ impl Launcher {
             if let Some(child) = child.take_if(|_| ended) {
                 let jitter = (server::now_us() & 0xff) as u8;
                 let failures = self.queue.ended(child.database, board::outcome(slot), now, jitter);
-                debug1!("worker of database {} ended, {failures} failures in a row", child.database);
+                debug1!(
+                    "worker of database {} ended, {failures} failures in a row",
+                    child.database
+                );
             }
         }
     }
@@ -147,7 +150,9 @@ impl Launcher {
     /// server has no room for one.
     fn start_due(&mut self, databases: &[Database]) -> bool {
         while let Some(slot) = self.children.iter().position(Option::is_none) {
-            let Some(oid) = self.queue.next(self.started.elapsed()) else { return true };
+            let Some(oid) = self.queue.next(self.started.elapsed()) else {
+                return true;
+            };
             let name = databases.iter().find(|d| d.oid == oid).map_or("", |d| d.name.as_str());
             let Some(worker) = start(Assignment { database: oid, slot }, name) else {
                 self.log_no_slot(name);
@@ -197,5 +202,7 @@ fn cut(text: &str, max: usize) -> &str {
 /// What a clock in that zone shows now; one in UTC where the zone is not known.
 fn civil_now(zone: &str) -> chrono::NaiveDateTime {
     let now = server::now_us();
-    time_zone::civil_time(zone, now).or_else(|| time_zone::civil_time("UTC", now)).unwrap_or_default()
+    time_zone::civil_time(zone, now)
+        .or_else(|| time_zone::civil_time("UTC", now))
+        .unwrap_or_default()
 }

@@ -33,9 +33,7 @@ fn template(install: &Install) -> &'static Path {
         let text = fs::read_to_string(&conf).expect("initdb writes postgresql.conf");
         fs::write(&conf, format!("{text}\ninclude '{CONF}'\n"))
             .expect("postgresql.conf can be written");
-        *TEMPLATE
-            .lock()
-            .expect("nothing panics with the template locked") = Some(dir);
+        *TEMPLATE.lock().expect("nothing panics with the template locked") = Some(dir);
         // Statics are never dropped, so the directory has to be removed by the C library's exit.
         // SAFETY: the function is a plain one of this program, takes nothing and doesn't unwind.
         unsafe { nix::libc::atexit(remove_template) };

@@ -32,10 +32,7 @@ impl Install {
             .next()
             .and_then(|digits| digits.parse().ok())
             .unwrap_or_else(|| panic!("pg_config --version says {text:?}"));
-        Self {
-            bindir: PathBuf::from(ask("--bindir").trim_end()),
-            version,
-        }
+        Self { bindir: PathBuf::from(ask("--bindir").trim_end()), version }
     }
 
     /// The major version: 15 to 18.
@@ -50,17 +47,12 @@ impl Install {
 
     /// Makes a data directory. Sessions are trusted, the superuser is `postgres`, the locale is C.
     pub(crate) fn initdb(&self, data: &Path) {
-        os::output(
-            os::command(self.program("initdb"))
-                .arg("--pgdata")
-                .arg(data)
-                .args([
-                    "--username=postgres",
-                    "--auth=trust",
-                    "--encoding=UTF8",
-                    "--locale=C",
-                    "--no-sync",
-                ]),
-        );
+        os::output(os::command(self.program("initdb")).arg("--pgdata").arg(data).args([
+            "--username=postgres",
+            "--auth=trust",
+            "--encoding=UTF8",
+            "--locale=C",
+            "--no-sync",
+        ]));
     }
 }

@@ -17,12 +17,14 @@
 //! may want to fail has a `try_` form.
 
 mod cluster;
+mod event_log;
 mod install;
 mod os;
 mod poll;
 mod server;
 mod standby;
 
+pub use event_log::{Attempt, SELDOM, fixture};
 pub use install::Install;
 pub use poll::{DEADLINE, poll_until};
 pub use server::{Builder, Mode, PORT, Psql, Server};

@@ -52,15 +52,10 @@ pub fn command(program: impl AsRef<OsStr>) -> Command {
 
 /// Runs a command to its end and gives its standard output.
 pub fn output(command: &mut Command) -> String {
-    let output = command
-        .output()
-        .unwrap_or_else(|error| panic!("{command:?} can't be started: {error}"));
+    let output =
+        command.output().unwrap_or_else(|error| panic!("{command:?} can't be started: {error}"));
     let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(
-        output.status.success(),
-        "{command:?} failed with {}: {stderr}",
-        output.status
-    );
+    assert!(output.status.success(), "{command:?} failed with {}: {stderr}", output.status);
     String::from_utf8(output.stdout).expect("output is UTF-8")
 }
 

@@ -97,11 +97,7 @@ impl Server {
     /// A server with the harness's own settings: one socket, no network, no fsync.
     pub fn builder() -> Builder {
         let settings = [("fsync", "off"), ("log_line_prefix", "%m [%p] %b ")];
-        Builder {
-            settings: settings
-                .map(|(key, value)| (key.to_owned(), value.to_owned()))
-                .into(),
-        }
+        Builder { settings: settings.map(|(key, value)| (key.to_owned(), value.to_owned())).into() }
     }
 
     fn new(install: Install, mut settings: BTreeMap<String, String>) -> Self {
@@ -112,13 +108,7 @@ impl Server {
             ("unix_socket_directories", dir.path().display().to_string()),
         ];
         settings.extend(own.map(|(key, value)| (key.to_owned(), value)));
-        Self {
-            install,
-            settings,
-            postmaster: None,
-            orphans: Vec::new(),
-            dir,
-        }
+        Self { install, settings, postmaster: None, orphans: Vec::new(), dir }
     }
 
     /// A server with the same settings and a place of its own, still without data.
@@ -148,52 +138,35 @@ impl Server {
 
     /// Starts the server and waits until it accepts sessions.
     pub fn start(&mut self) {
-        self.try_start()
-            .unwrap_or_else(|log| panic!("the server did not start\n{log}"));
+        self.try_start().unwrap_or_else(|log| panic!("the server did not start\n{log}"));
     }
 
     /// Starts the server, which may fail: then gives the server's log.
     pub fn try_start(&mut self) -> Result<(), String> {
-        assert!(
-            self.postmaster.is_none(),
-            "the server has been started already"
-        );
+        assert!(self.postmaster.is_none(), "the server has been started already");
         let log = File::options()
             .create(true)
             .append(true)
             .open(self.log_path())
             .expect("the log can be opened");
         let mut command = os::command(self.install.program("postgres"));
-        command
-            .arg("-D")
-            .arg(self.data())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log);
-        let mut child = command
-            .spawn()
-            .unwrap_or_else(|error| panic!("{command:?} can't be started: {error}"));
-        let outcome = poll_until(DEADLINE, || {
-            match child.try_wait().expect("a child can be asked after") {
+        command.arg("-D").arg(self.data()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        let mut child =
+            command.spawn().unwrap_or_else(|error| panic!("{command:?} can't be started: {error}"));
+        let outcome =
+            poll_until(DEADLINE, || match child.try_wait().expect("a child can be asked after") {
                 Some(status) => Some(Err(status)),
                 None => self.try_connect("postgres").ok().map(|_| Ok(())),
-            }
-        });
+            });
         match outcome {
             Some(Ok(())) => {
                 self.postmaster = Some(child);
                 Ok(())
             }
-            Some(Err(status)) => Err(format!(
-                "the postmaster ended with {status}\n{}",
-                self.log()
-            )),
+            Some(Err(status)) => Err(format!("the postmaster ended with {status}\n{}", self.log())),
             None => {
                 self.postmaster = Some(child);
-                Err(format!(
-                    "the server accepts no session after {DEADLINE:?}\n{}",
-                    self.log()
-                ))
+                Err(format!("the server accepts no session after {DEADLINE:?}\n{}", self.log()))
             }
         }
     }
@@ -207,18 +180,13 @@ impl Server {
         os::signal(self.pid(), mode.signal());
         let mut child = self.postmaster.take().expect("pid() has looked");
         match wait(&mut child, DEADLINE) {
-            Some(status) => assert!(
-                status.success(),
-                "the postmaster ended with {status}\n{}",
-                self.log()
-            ),
+            Some(status) => {
+                assert!(status.success(), "the postmaster ended with {status}\n{}", self.log())
+            }
             None => {
                 let left = os::children(child.id());
                 self.postmaster = Some(child);
-                panic!(
-                    "the server did not stop ({mode:?}); still there: {left:?}\n{}",
-                    self.log()
-                );
+                panic!("the server did not stop ({mode:?}); still there: {left:?}\n{}", self.log());
             }
         }
     }
@@ -234,10 +202,8 @@ impl Server {
         const LOADED: &str = "SELECT extract(epoch FROM pg_conf_load_time())::float8";
         let before: f64 = self.ask(LOADED);
         os::signal(self.pid(), Signal::SIGHUP);
-        poll_until(DEADLINE, || {
-            (self.ask::<f64>(LOADED) > before).then_some(())
-        })
-        .unwrap_or_else(|| panic!("the server did not read its settings\n{}", self.log()));
+        poll_until(DEADLINE, || (self.ask::<f64>(LOADED) > before).then_some(()))
+            .unwrap_or_else(|| panic!("the server did not read its settings\n{}", self.log()));
     }
 
     /// Kills the postmaster as a crash of the machine would, and waits until its children have noticed.
@@ -269,10 +235,7 @@ impl Server {
     ///
     /// If the server has not been started.
     pub fn pid(&self) -> u32 {
-        self.postmaster
-            .as_ref()
-            .expect("the server has been started")
-            .id()
+        self.postmaster.as_ref().expect("the server has been started").id()
     }
 
     /// The process ids of the postmaster and its children.
@@ -291,11 +254,14 @@ impl Server {
         self.dir.path().join("server.log")
     }
 
-    /// The connection string of a database, for libpq and for us.
+    /// The connection string of a database, for libpq and for us. Names may hold anything.
     pub fn conninfo(&self, database: &str, user: &str) -> String {
+        let quoted = |name: &str| format!("'{}'", name.replace('\\', r"\\").replace('\'', r"\'"));
         format!(
-            "host={} port={PORT} user={user} dbname={database}",
-            self.dir.path().display()
+            "host={} port={PORT} user={} dbname={}",
+            self.dir.path().display(),
+            quoted(user),
+            quoted(database)
         )
     }
 
@@ -307,10 +273,7 @@ impl Server {
     /// A session of a user in a database.
     pub fn connect_as(&self, database: &str, user: &str) -> Client {
         Client::connect(&self.conninfo(database, user), NoTls).unwrap_or_else(|error| {
-            panic!(
-                "{user} can't connect to {database}: {error}\n{}",
-                self.log()
-            )
+            panic!("{user} can't connect to {database}: {error}\n{}", self.log())
         })
     }
 
@@ -322,8 +285,7 @@ impl Server {
     /// The one value that a query gives, in the database `postgres`.
     pub fn ask<T: FromSqlOwned>(&self, query: &str) -> T {
         let row = self.connect("postgres").query_one(query, &[]);
-        row.unwrap_or_else(|error| panic!("{query}: {error}\n{}", self.log()))
-            .get(0)
+        row.unwrap_or_else(|error| panic!("{query}: {error}\n{}", self.log())).get(0)
     }
 
     /// Runs SQL with the installation's psql, as the superuser, up to the first error.

@@ -28,17 +28,11 @@ fn a_server_starts_stops_and_reads_its_settings() {
     assert!(!psql.success);
     assert_eq!(psql.stdout, "1|2\n");
     assert!(psql.stderr.contains("division by zero"), "{}", psql.stderr);
-    assert!(
-        server.log().contains("division by zero"),
-        "{}",
-        server.log()
-    );
+    assert!(server.log().contains("division by zero"), "{}", server.log());
 
     server.stop(Mode::Fast);
     server.set_conf("no_such_setting", "1");
-    let log = server
-        .try_start()
-        .expect_err("an unknown setting stops the start");
+    let log = server.try_start().expect_err("an unknown setting stops the start");
     assert!(log.contains("no_such_setting"), "{log}");
 }
 
@@ -46,9 +40,7 @@ fn a_server_starts_stops_and_reads_its_settings() {
 fn rows_survive_the_death_of_the_postmaster() {
     let mut server = Server::builder().start();
     let mut client = server.connect("postgres");
-    client
-        .batch_execute("CREATE TABLE t (i int); INSERT INTO t VALUES (1)")
-        .unwrap();
+    client.batch_execute("CREATE TABLE t (i int); INSERT INTO t VALUES (1)").unwrap();
     let processes = server.processes();
     server.kill_postmaster();
     assert!(client.batch_execute("SELECT 1").is_err());
@@ -60,26 +52,14 @@ fn rows_survive_the_death_of_the_postmaster() {
 #[test]
 fn a_standby_replays_and_is_promoted() {
     let primary = Server::builder().start();
-    primary
-        .connect("postgres")
-        .batch_execute("CREATE TABLE t (i int)")
-        .unwrap();
+    primary.connect("postgres").batch_execute("CREATE TABLE t (i int)").unwrap();
     let standby = primary.standby();
     assert!(standby.in_recovery() && !primary.in_recovery());
 
-    primary
-        .connect("postgres")
-        .batch_execute("INSERT INTO t VALUES (7)")
-        .unwrap();
+    primary.connect("postgres").batch_execute("INSERT INTO t VALUES (7)").unwrap();
     standby.catch_up_with(&primary);
     let mut client = standby.connect("postgres");
-    assert_eq!(
-        client
-            .query_one("SELECT i FROM t", &[])
-            .unwrap()
-            .get::<_, i32>(0),
-        7
-    );
+    assert_eq!(client.query_one("SELECT i FROM t", &[]).unwrap().get::<_, i32>(0), 7);
     assert!(client.batch_execute("INSERT INTO t VALUES (8)").is_err());
 
     standby.promote();
