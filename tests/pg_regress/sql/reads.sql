@@ -86,6 +86,7 @@ INSERT INTO workflow_events (id, run_id, ts, type, payload) VALUES
 (8, '00000000-0000-0000-0000-000000000003', '2200-01-01 00:00:08+00', '', '[]');
 SELECT id, type, CASE WHEN length(payload::text) < 200 THEN payload::text ELSE length(payload::text) || ' characters' END AS payload
 FROM get_workflow_run_events('00000000-0000-0000-0000-000000000003');
+SELECT payload->3 AS zero, payload->4 AS long, payload->6 AS beyond_double FROM get_workflow_run_events('00000000-0000-0000-0000-000000000003') LIMIT 1;
 SELECT * FROM t.same('00000000-0000-0000-0000-000000000003', NULL, NULL);
 
 -- Rows of the own transaction are seen, as the plain query sees them, and those of the own statement are not.
@@ -93,8 +94,8 @@ BEGIN;
 INSERT INTO workflow_events (id, run_id, ts, type, payload)
 VALUES (9, '00000000-0000-0000-0000-000000000003', '2200-01-01 00:00:09+00', 'mine', '{}');
 SELECT rows, same FROM t.same('00000000-0000-0000-0000-000000000003', NULL, NULL);
-DELETE FROM workflow_events WHERE id = 8;
-UPDATE workflow_events SET ts = '2200-05-01 00:00:00+00' WHERE id = 1;
+DELETE FROM workflow_events WHERE run_id = '00000000-0000-0000-0000-000000000003' AND id = 8;
+UPDATE workflow_events SET ts = '2200-05-01 00:00:01+00' WHERE run_id = '00000000-0000-0000-0000-000000000003' AND id = 1;
 SELECT rows, same FROM t.same('00000000-0000-0000-0000-000000000003', NULL, NULL);
 SELECT id FROM get_workflow_run_events('00000000-0000-0000-0000-000000000003') WHERE type IN ('mine', 'numbers', '');
 WITH added AS (

@@ -64,6 +64,12 @@ impl Server {
         self.restart();
     }
 
+    /// Turns the worker on by a reload.
+    pub fn turn_on(&mut self) {
+        self.set_conf("pg_meshhook_events.enabled", "on");
+        self.reload();
+    }
+
     /// Makes a database.
     pub fn create_database(&self, name: &str) {
         self.run("postgres", &format!("CREATE DATABASE \"{name}\""));
