@@ -46,6 +46,7 @@ BEGIN
         shown := replace(shown, t.part(n), '{' || n || '}');
         shown := replace(shown, t.month(n) || ' 00:00:00+00', '<' || n || '>');
         shown := replace(shown, t.month(n)::text, '<' || n || '>');
+        shown := replace(shown, to_char(t.month(n), 'YYYY-MM-'), '<' || n || '>-');
     END LOOP;
     RETURN shown;
 END $$ SET DateStyle = 'ISO, YMD';

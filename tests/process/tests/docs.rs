@@ -1,0 +1,174 @@
+//! The manual: every block of SQL in README.md and docs/*.md does what it says.
+//!
+//! The blocks of a file run in order, each in a psql session of its own, as the superuser, in a fresh cluster with the
+//! extension preloaded and MeshHook's schema in the database. There is one run, [`RUN`]. Where no block of the file
+//! says CREATE EXTENSION, the extension and the event log are there as well. A block fenced as `sql error` must fail;
+//! blocks of other languages are not run.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use process::Server;
+
+/// The run of the examples.
+const RUN: &str = "11111111-1111-1111-1111-111111111111";
+
+/// A fenced block of SQL.
+#[derive(Debug, PartialEq, Eq)]
+struct Block {
+    /// The line of its first statement's line, counted from 1.
+    line: usize,
+    must_fail: bool,
+    sql: String,
+}
+
+/// The blocks of a Markdown text; an error where a fence looks like SQL and is not written as one.
+fn blocks(text: &str) -> Result<Vec<Block>, String> {
+    let mut blocks = Vec::new();
+    let mut open: Option<(String, Option<Block>)> = None;
+    for (number, line) in (1..).zip(text.lines()) {
+        let trimmed = line.trim();
+        let ticks = trimmed.len() - trimmed.trim_start_matches('`').len();
+        match &mut open {
+            None if ticks >= 3 => {
+                let must_fail = match &trimmed[ticks..] {
+                    "sql" => Some(false),
+                    "sql error" => Some(true),
+                    other if other.to_lowercase().contains("sql") => {
+                        return Err(format!(
+                            "line {number}: \"{other}\" is neither \"sql\" nor \"sql error\""
+                        ));
+                    }
+                    _ => None,
+                };
+                let block = must_fail.map(|must_fail| Block {
+                    line: number + 1,
+                    must_fail,
+                    sql: String::new(),
+                });
+                open = Some((trimmed[..ticks].to_owned(), block));
+            }
+            None => {}
+            Some((fence, block)) if trimmed == fence => {
+                blocks.extend(block.take());
+                open = None;
+            }
+            Some((_, Some(block))) => {
+                block.sql.push_str(line);
+                block.sql.push('\n');
+            }
+            Some((_, None)) => {}
+        }
+    }
+    match open {
+        Some((_, Some(block))) => Err(format!("line {}: the block has no end", block.line - 1)),
+        _ => Ok(blocks),
+    }
+}
+
+/// Runs a block with psql so that its messages have the line numbers of the file; its messages, and whether it failed.
+fn run(server: &Server, block: &Block) -> (bool, String) {
+    let mut child = server
+        .command("psql")
+        .args(["--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1", "--dbname=postgres", "--file=-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("psql can be started");
+    let text = "\n".repeat(block.line - 1) + &block.sql;
+    let mut stdin = child.stdin.take().expect("it is piped");
+    // psql that stops at an error reads no further.
+    let _ = stdin.write_all(text.as_bytes());
+    drop(stdin);
+    let output = child.wait_with_output().expect("psql can be waited for");
+    (!output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+/// What is wrong with the blocks of a file.
+fn problems(name: &str, blocks: &[Block]) -> Vec<String> {
+    let server = Server::preloaded().start();
+    server.script("postgres", &process::fixture("meshhook.sql"));
+    server.run(
+        "postgres",
+        &format!(
+            "INSERT INTO projects (owner, name) VALUES (gen_random_uuid(), 'shop'); \
+             INSERT INTO workflow_definitions (project_id, slug, definition) SELECT id, 'orders', '{{}}' FROM projects; \
+             INSERT INTO workflow_runs (id, project_id, workflow_id) \
+             SELECT '{RUN}', project_id, id FROM workflow_definitions"
+        ),
+    );
+    if !blocks.iter().any(|block| block.sql.contains("CREATE EXTENSION")) {
+        server
+            .run("postgres", "CREATE EXTENSION pg_meshhook_events; SELECT setup_workflow_events()");
+    }
+    let mut problems = Vec::new();
+    for block in blocks {
+        let (failed, messages) = run(&server, block);
+        if failed != block.must_fail {
+            let what = if failed { "failed" } else { "did not fail" };
+            let messages = messages.replace("psql:<stdin>:", &format!("{name}:"));
+            problems.push(format!("{name}:{}: the block {what}\n{messages}", block.line));
+        }
+    }
+    problems
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+fn check(path: &str) -> Vec<Block> {
+    let text =
+        fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"));
+    let blocks = blocks(&text).unwrap_or_else(|problem| panic!("{path}: {problem}"));
+    if !blocks.is_empty() {
+        let problems = problems(path, &blocks);
+        assert!(problems.is_empty(), "{}", problems.join("\n"));
+    }
+    blocks
+}
+
+#[test]
+fn the_readme_does_what_it_says() {
+    assert_ne!(check("README.md"), [], "README.md has no block of SQL");
+}
+
+#[test]
+fn the_manual_does_what_it_says() {
+    let mut files: Vec<String> = fs::read_dir(root().join("docs"))
+        .expect("there is a folder docs")
+        .map(|entry| {
+            entry.expect("it can be read").file_name().into_string().expect("a name is UTF-8")
+        })
+        .filter(|name| name.ends_with(".md"))
+        .collect();
+    files.sort();
+    for file in files {
+        check(&format!("docs/{file}"));
+    }
+}
+
+#[test]
+fn blocks_are_found_with_their_lines() {
+    let text = "# T\n\n```sql\nSELECT 1;\n```\n```console\n$ ls\n```\n- x\n  ```sql error\n  SELECT 1/0;\n  ```\n";
+    let expected = [
+        Block { line: 4, must_fail: false, sql: "SELECT 1;\n".to_owned() },
+        Block { line: 11, must_fail: true, sql: "  SELECT 1/0;\n".to_owned() },
+    ];
+    assert_eq!(blocks(text).unwrap(), expected);
+    assert!(blocks("```SQL\nSELECT 1;\n```\n").is_err());
+    assert!(blocks("```sql\nSELECT 1;\n").is_err());
+}
+
+#[test]
+fn a_block_that_fails_is_named_with_its_line() {
+    let blocks =
+        blocks("\n```sql\nSELECT 1;\nSELECT 1/0;\n```\n```sql error\nSELECT 2;\n```\n").unwrap();
+    let problems = problems("x.md", &blocks);
+    assert_eq!(problems.len(), 2, "{problems:?}");
+    assert!(problems[0].contains("x.md:4: ERROR:  division by zero"), "{problems:?}");
+    assert!(problems[1].starts_with("x.md:7: the block did not fail"), "{problems:?}");
+}
