@@ -40,6 +40,13 @@ pub fn is_preloading() -> bool {
     unsafe { pg_sys::process_shared_preload_libraries_in_progress }
 }
 
+/// Whether `pg_upgrade` runs this server: nothing may be changed behind its back.
+#[must_use]
+pub fn is_binary_upgrade() -> bool {
+    // SAFETY: reads a variable of this process.
+    unsafe { pg_sys::IsBinaryUpgrade }
+}
+
 /// Whether `relation` has a column of that name.
 #[must_use]
 pub fn has_column(relation: pg_sys::Oid, column: &str) -> bool {

@@ -33,7 +33,7 @@ const LAUNCHER_RESTART: Duration = Duration::from_secs(5);
 /// Registers the launcher, where the library is being preloaded. Without preload there is no worker,
 /// and every function can be called by hand or from any scheduler.
 pub fn init() {
-    if !server::is_preloading() {
+    if !server::is_preloading() || server::is_binary_upgrade() {
         return;
     }
     board::request();

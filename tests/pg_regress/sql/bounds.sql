@@ -98,8 +98,7 @@ UPDATE meshhook_events.policy SET time_zone = 'America/New_York';
 SET TimeZone = 'UTC';
 SET DateStyle = 'ISO';
 -- Local midnight, before and after the clocks change, in a past whose rules are known.
-SELECT create_workflow_events_partition(date '2024-01-01' + make_interval(months => n)) FROM generate_series(0, 0) n;
-SELECT create_workflow_events_partition((date '2024-02-15' + make_interval(months => n))::date) FROM generate_series(0, 10) n;
+SELECT create_workflow_events_partition((date '2024-01-15' + make_interval(months => n))::date) FROM generate_series(0, 11) n;
 SELECT relname, lower, upper, upper - lower AS length FROM t.ranges ORDER BY lower;
 SELECT * FROM t.seams;
 SELECT bool_and(lower AT TIME ZONE 'America/New_York' = date_trunc('month', lower AT TIME ZONE 'America/New_York')) AS at_midnight FROM t.ranges;

@@ -81,6 +81,17 @@ impl Server {
         self.run(database, "CREATE EXTENSION pg_meshhook_events; SELECT setup_workflow_events()");
     }
 
+    /// Starts a run, with the project and workflow that it needs, and gives its id.
+    pub fn start_run(&self, database: &str) -> String {
+        self.ask_in(
+            database,
+            "WITH project AS (INSERT INTO projects (owner, name) VALUES (gen_random_uuid(), 'shop') RETURNING id), \
+             workflow AS (INSERT INTO workflow_definitions (project_id, slug, definition) \
+                 SELECT id, 'orders', '{}' FROM project RETURNING id, project_id) \
+             INSERT INTO workflow_runs (project_id, workflow_id) SELECT project_id, id FROM workflow RETURNING id::text",
+        )
+    }
+
     /// Runs a script with psql, which must succeed.
     pub fn script(&self, database: &str, sql: &str) -> String {
         let psql = self.psql(database, sql);

@@ -16,12 +16,7 @@ fn with_gap(patient: bool) -> (Server, String) {
         .conf("max_prepared_transactions", "1")
         .start();
     server.set_up("postgres");
-    server.run(
-        "postgres",
-        "INSERT INTO projects (owner, name) VALUES (gen_random_uuid(), 'p'); \
-         INSERT INTO workflow_definitions (project_id, slug, definition) SELECT id, 's', '{}' FROM projects",
-    );
-    server.run("postgres", NEW_RUN);
+    server.start_run("postgres");
     let missing = server.drop_month("postgres", 1);
     (server, missing)
 }
