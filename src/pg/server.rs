@@ -58,6 +58,29 @@ pub fn has_column(relation: pg_sys::Oid, column: &str) -> bool {
     number != pg_sys::InvalidAttrNumber as pg_sys::AttrNumber
 }
 
+/// The relation of that name in a schema, whatever it is; through the system cache.
+#[must_use]
+pub fn find_relation(schema: pg_sys::Oid, name: &str) -> Option<pg_sys::Oid> {
+    let name = CString::new(name).ok()?;
+    // SAFETY: looks up the system cache; the string lives during the call.
+    let relation = unsafe { pg_sys::get_relname_relid(name.as_ptr(), schema) };
+    (relation != pg_sys::InvalidOid).then_some(relation)
+}
+
+/// The name of a schema; `None` where it is gone.
+#[must_use]
+pub fn schema_name(schema: pg_sys::Oid) -> Option<String> {
+    // SAFETY: the result is null or a palloc'd C string, which is copied.
+    unsafe {
+        let name = pg_sys::get_namespace_name(schema);
+        if name.is_null() {
+            None
+        } else {
+            Some(std::ffi::CStr::from_ptr(name).to_string_lossy().into_owned())
+        }
+    }
+}
+
 /// Now, in microseconds of PostgreSQL's epoch.
 #[must_use]
 pub fn now_us() -> i64 {

@@ -3,7 +3,7 @@
 use pgrx::datum::TimestampWithTimeZone;
 use pgrx::{IntoDatum, Uuid, pg_sys};
 
-use crate::db::catalog::{self, EVENTS};
+use crate::db::catalog::EVENTS;
 use crate::db::ident::Qualified;
 use crate::error::{Error, Result};
 use crate::pg::result_set::{self, Parameter};
@@ -29,9 +29,13 @@ pub unsafe fn replay(
     to: Option<TimestampWithTimeZone>,
     call: pg_sys::FunctionCallInfo,
 ) -> Result<()> {
-    let extension = catalog::extension()?;
-    let events = Qualified { schema: &extension.schema, name: EVENTS };
-    let table = catalog::find_table(extension.schema_oid, EVENTS)?
+    // The function lies in the schema of the extension, which can't be moved: no query is needed to
+    // find the table beside it.
+    // SAFETY: as this function requires.
+    let schema_oid = unsafe { result_set::schema_of_function(call) };
+    let schema = server::schema_name(schema_oid).ok_or(Error::NotInstalled)?;
+    let events = Qualified { schema: &schema, name: EVENTS };
+    let table = server::find_relation(schema_oid, EVENTS)
         .ok_or_else(|| Error::NotSetUp { table: events.to_string() })?;
     // An older form of the table has no created_at.
     let created_at =
