@@ -196,6 +196,12 @@ pub enum Error {
         /// Who held it at that moment.
         blockers: Vec<Blocker>,
     },
+    /// A partition is no longer what it was when the decision about it was made.
+    #[error("partition \"{partition}\" was changed meanwhile")]
+    Changed {
+        /// Its name.
+        partition: String,
+    },
     /// A partition that was to be dropped and is kept.
     #[error("kept partition \"{partition}\": {reason}")]
     Kept {
@@ -259,6 +265,7 @@ impl Error {
                 Sqlstate::ERRCODE_READ_ONLY_SQL_TRANSACTION
             }
             Self::LockTimeout { .. } => Sqlstate::ERRCODE_LOCK_NOT_AVAILABLE,
+            Self::Changed { .. } => Sqlstate::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             Self::Kept { reason, .. } => reason.sqlstate(),
             Self::Server(failure) => failure.sqlstate,
             Self::Internal(_) => Sqlstate::ERRCODE_INTERNAL_ERROR,
@@ -345,6 +352,7 @@ impl Error {
             Self::Internal(_) | Self::NotInstalled => {
                 "This is probably a bug in pg_meshhook_events, please report it."
             }
+            Self::Changed { .. } => "Call again: what is to be done is decided anew.",
             Self::Kept { reason, .. } => return reason.hint(),
             Self::Server(failure) => return failure.hint.clone(),
             _ => return None,

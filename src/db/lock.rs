@@ -15,8 +15,8 @@ pub use crate::pg::lock::Mode;
 const ADVISORY_CLASS: i32 = 0x4d45_5348;
 
 /// How long one maintenance waits for another of the same table, in milliseconds. Nobody else waits
-/// for this lock, so it may take its time.
-const TURN_WAIT_MS: i32 = 10_000;
+/// for this lock, so it may take its time; less than the 5 s that DROP DATABASE waits for a worker.
+const TURN_WAIT_MS: i32 = 3_000;
 
 /// The time that the locks of one step may take.
 #[derive(Debug)]

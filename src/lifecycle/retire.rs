@@ -123,7 +123,7 @@ pub fn drop_all(
 fn drop_one(context: &Context, retirement: &Retirement, budget: &Budget) -> Result<String> {
     let partition = Oid::from(retirement.oid);
     lock::take(partition, &retirement.name, Mode::AccessExclusive, budget)?;
-    let changed = || Error::Internal(format!("partition {} has changed", retirement.name));
+    let changed = || Error::Changed { partition: retirement.name.clone() };
     let attached = catalog::partitions(&context.table)?;
     let attached = attached.iter().any(|p| p.oid == retirement.oid && !p.detach_pending);
     if !attached || bound::extent_of(partition) != Some(Extent::Range(retirement.range)) {

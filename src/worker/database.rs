@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::Assignment;
 use crate::db::ledger::{self, Status};
-use crate::db::{catalog, lock};
+use crate::db::{catalog, lock, query};
 use crate::domain::plan::{self, Creation, Retirement};
 use crate::domain::schedule::crash_back_off;
 use crate::error::{Error, Failure, Result};
@@ -191,6 +191,7 @@ fn drop_one(retirement: &Retirement, settings: Settings) -> Result<retire::Repor
     let context = Context::load()?;
     identity::run_as(context.table.owner, || {
         lock::take_turn(context.table.oid, catalog::EVENTS)?;
+        query::begin_writing()?;
         retire::drop_all(&context, std::slice::from_ref(retirement), settings)
     })
 }

@@ -11,6 +11,8 @@ SELECT t.state() AS before \gset
 --
 -- Dates
 --
+SET TimeZone = 'UTC';
+SET DateStyle = 'ISO, YMD';
 SELECT t.expect('SELECT create_workflow_events_partition(NULL::date)');
 SELECT t.expect('SELECT create_workflow_events_partition(NULL::timestamptz)');
 SELECT t.expect($$SELECT create_workflow_events_partition('infinity'::date)$$);
@@ -35,6 +37,9 @@ SELECT t.expect($$SELECT create_workflow_events_partition('0001-01-31'::date)$$)
 SELECT t.expect($$SELECT create_workflow_events_partition('9999-12-31 23:59:59.999999+00'::timestamptz)$$);
 SELECT * FROM t.partitions() WHERE partition ~ 'y0001|y9999' ORDER BY 1;
 ROLLBACK;
+
+RESET TimeZone;
+RESET DateStyle;
 
 --
 -- Retention
