@@ -21,6 +21,8 @@ export PGRX_HOME=$TARGET/pgrx
 export PATH=$TARGET/tools/bin:$PATH
 # cargo-pgrx passes linker flags of its own, which these would replace: then the SQL entities are missing from the library.
 unset RUSTFLAGS CARGO_ENCODED_RUSTFLAGS
+# With it, pgrx appends a backtrace to the DETAIL of errors, and outputs would differ.
+unset RUST_BACKTRACE RUST_LIB_BACKTRACE
 # A developer's connection settings must not leak into throw-away clusters.
 unset PGHOST PGPORT PGUSER PGDATABASE PGSERVICE PGOPTIONS PGPASSFILE PGDATA
 # The server user reads what we install.

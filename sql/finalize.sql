@@ -80,19 +80,30 @@ BEGIN
             CASE WHEN entry.grantee = 0 THEN 'PUBLIC'
                  ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(entry.grantee)) END);
     END LOOP;
-    -- The same for our tables and the view: default privileges may let others write them.
+    -- The same for our tables, sequence and view, which others may read where they are granted that, and
+    -- for the schema, in which nobody else shall put anything.
     FOR entry IN
-        SELECT DISTINCT c.oid::regclass AS signature, a.grantee, a.privilege_type
+        SELECT DISTINCT c.oid::regclass AS signature, a.grantee, a.privilege_type,
+               CASE c.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END AS kind
         FROM pg_catalog.pg_depend d
         JOIN pg_catalog.pg_extension e ON e.oid = d.refobjid AND e.extname = 'pg_meshhook_events'
-        JOIN pg_catalog.pg_class c ON c.oid = d.objid AND c.relkind IN ('r', 'v')
+        JOIN pg_catalog.pg_class c ON c.oid = d.objid AND c.relkind IN ('r', 'v', 'S')
         CROSS JOIN LATERAL pg_catalog.aclexplode(c.relacl) a
         WHERE d.classid = 'pg_catalog.pg_class'::regclass
           AND d.refclassid = 'pg_catalog.pg_extension'::regclass AND d.deptype = 'e'
           AND a.grantee <> c.relowner AND a.privilege_type <> 'SELECT'
     LOOP
-        EXECUTE pg_catalog.format('REVOKE %s ON TABLE %s FROM %s', entry.privilege_type,
+        EXECUTE pg_catalog.format('REVOKE %s ON %s %s FROM %s', entry.privilege_type, entry.kind,
             entry.signature, CASE WHEN entry.grantee = 0 THEN 'PUBLIC'
+                 ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(entry.grantee)) END);
+    END LOOP;
+    FOR entry IN
+        SELECT DISTINCT a.grantee
+        FROM pg_catalog.pg_namespace n CROSS JOIN LATERAL pg_catalog.aclexplode(n.nspacl) a
+        WHERE n.nspname = 'meshhook_events' AND a.grantee <> n.nspowner AND a.privilege_type = 'CREATE'
+    LOOP
+        EXECUTE pg_catalog.format('REVOKE CREATE ON SCHEMA meshhook_events FROM %s',
+            CASE WHEN entry.grantee = 0 THEN 'PUBLIC'
                  ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(entry.grantee)) END);
     END LOOP;
 END

@@ -127,7 +127,7 @@ pub enum Error {
         /// The table's qualified name.
         table: String,
         /// The column.
-        column: &'static str,
+        column: String,
     },
     /// The caller may not maintain the table.
     #[error("must be owner of table {table}")]
@@ -160,13 +160,24 @@ pub enum Error {
     /// A retention that would leave nothing.
     #[error("retention_months must be at least 1, not {0}")]
     RetentionTooShort(i32),
-    /// Something stands in the way of a partition.
-    #[error("could not create partition \"{name}\": {obstacle}")]
-    Blocked {
+    /// Something stands in the way of what the policy wants.
+    #[error(transparent)]
+    Blocked(#[from] Obstacle),
+    /// A partition that could not be made.
+    #[error("could not create partition \"{name}\": {reason}")]
+    NotCreated {
         /// The partition that was wanted.
         name: String,
-        /// What stands in the way.
-        obstacle: Obstacle,
+        /// Why.
+        reason: Box<Error>,
+    },
+    /// A partition that was built and not attached, because the locks for it had been held long enough.
+    #[error("partition \"{name}\" is still to be made")]
+    Postponed {
+        /// Its name.
+        name: String,
+        /// How long the locks of one step may take, in milliseconds.
+        budget_ms: i32,
     },
     /// The policy's row holds nonsense.
     #[error("the policy of workflow_events is not valid: {0}")]
@@ -252,7 +263,7 @@ impl Error {
             Self::RetentionTooShort(_) | Self::Policy(_) | Self::UnknownTimeZone(_) => {
                 Sqlstate::ERRCODE_INVALID_PARAMETER_VALUE
             }
-            Self::Blocked { obstacle, .. } => match obstacle {
+            Self::Blocked(obstacle) => match obstacle {
                 Obstacle::NameTaken { .. } => Sqlstate::ERRCODE_DUPLICATE_TABLE,
                 Obstacle::Overlaps { .. } => Sqlstate::ERRCODE_INVALID_OBJECT_DEFINITION,
                 Obstacle::Name(_) => Sqlstate::ERRCODE_NAME_TOO_LONG,
@@ -266,7 +277,8 @@ impl Error {
             }
             Self::LockTimeout { .. } => Sqlstate::ERRCODE_LOCK_NOT_AVAILABLE,
             Self::Changed { .. } => Sqlstate::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-            Self::Kept { reason, .. } => reason.sqlstate(),
+            Self::Postponed { .. } => Sqlstate::ERRCODE_LOCK_NOT_AVAILABLE,
+            Self::Kept { reason, .. } | Self::NotCreated { reason, .. } => reason.sqlstate(),
             Self::Server(failure) => failure.sqlstate,
             Self::Internal(_) => Sqlstate::ERRCODE_INTERNAL_ERROR,
         }
@@ -299,7 +311,10 @@ impl Error {
                 let list: Vec<String> = blockers.iter().map(ToString::to_string).collect();
                 Some(format!("{}.", list.join("; ")))
             }
-            Self::Kept { reason, .. } => reason.detail(),
+            Self::Postponed { budget_ms, .. } => Some(format!(
+                "Others are not made to wait longer than {budget_ms} ms for the partitions of one call."
+            )),
+            Self::Kept { reason, .. } | Self::NotCreated { reason, .. } => reason.detail(),
             Self::Server(failure) => failure.detail.clone(),
             _ => None,
         }
@@ -326,17 +341,22 @@ impl Error {
                 "Call it as the owner, as a member of the owning role, or as a superuser."
             }
             Self::NoCreatePrivilege { role, schema } => {
-                return Some(format!("GRANT CREATE ON SCHEMA \"{schema}\" TO \"{role}\";"));
+                let quoted = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
+                return Some(format!(
+                    "GRANT CREATE ON SCHEMA {} TO {};",
+                    quoted(schema),
+                    quoted(role)
+                ));
             }
             Self::Policy(_) | Self::UnknownTimeZone(_) => {
                 "Correct the row of meshhook_events.policy; time zones are those of the view \
                  pg_timezone_names."
             }
-            Self::Blocked { obstacle, .. } => match obstacle {
+            Self::Blocked(obstacle) => match obstacle {
                 Obstacle::NameTaken { .. } => "Rename or drop that relation, then call again.",
                 Obstacle::Overlaps { .. } => {
-                    "maintain_workflow_events_partitions() fills the rest of a period that is partly \
-                     held."
+                    "From the current period to the policy's premake, \
+                     maintain_workflow_events_partitions() fills the rest of a period that is partly held."
                 }
                 Obstacle::DetachPending { .. } => {
                     "Complete it with ALTER TABLE … DETACH PARTITION … FINALIZE."
@@ -353,11 +373,21 @@ impl Error {
                 "This is probably a bug in pg_meshhook_events, please report it."
             }
             Self::Changed { .. } => "Call again: what is to be done is decided anew.",
-            Self::Kept { reason, .. } => return reason.hint(),
+            Self::Postponed { .. } => {
+                "Call again: each call goes on where the one before has stopped."
+            }
+            Self::Kept { reason, .. } | Self::NotCreated { reason, .. } => return reason.hint(),
             Self::Server(failure) => return failure.hint.clone(),
             _ => return None,
         };
         Some(hint.to_owned())
+    }
+
+    /// This error as the reason for which a partition could not be made; an obstacle that names the
+    /// partition says it already.
+    #[must_use]
+    pub fn not_created(self, partition: &str) -> Self {
+        Self::NotCreated { name: partition.to_owned(), reason: Box::new(self) }
     }
 
     /// This error as the reason for which a partition is kept.

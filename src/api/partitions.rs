@@ -21,10 +21,13 @@ use crate::settings::Settings;
 #[search_path(pg_catalog, pg_temp)]
 fn create_workflow_events_partition(partition_date: Option<Date>) -> Result<String, ErrorReport> {
     let date = required(partition_date, "partition_date")?;
-    Ok(create::one(Wanted::Date(date), Settings::current())?)
+    let (name, report) = create::one(Wanted::Date(date), Settings::current())?;
+    warn_of(&report);
+    Ok(name)
 }
 
-/// The same for the period that holds the instant `partition_date` in the policy's time zone.
+/// The same for the period that holds `partition_instant` in the policy's time zone. The argument has a
+/// name of its own, so that callers who name arguments (PostgREST) can choose between the two.
 ///
 /// # Errors
 ///
@@ -32,10 +35,12 @@ fn create_workflow_events_partition(partition_date: Option<Date>) -> Result<Stri
 #[pg_extern(name = "create_workflow_events_partition", volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
 fn create_workflow_events_partition_at(
-    partition_date: Option<TimestampWithTimeZone>,
+    partition_instant: Option<TimestampWithTimeZone>,
 ) -> Result<String, ErrorReport> {
-    let at = required(partition_date, "partition_date")?;
-    Ok(create::one(Wanted::Instant(at), Settings::current())?)
+    let at = required(partition_instant, "partition_instant")?;
+    let (name, report) = create::one(Wanted::Instant(at), Settings::current())?;
+    warn_of(&report);
+    Ok(name)
 }
 
 /// Makes every partition that is missing from now to the policy's premake, and gives their names. What
@@ -54,12 +59,16 @@ fn maintain_workflow_events_partitions() -> Result<SetOfIterator<'static, String
         );
         return Ok(SetOfIterator::empty());
     };
-    let Report { created, problems, notes } = report;
-    problems.iter().for_each(warn);
-    for note in notes {
+    warn_of(&report);
+    Ok(SetOfIterator::new(report.created))
+}
+
+/// Tells the caller what did not stop the rest.
+fn warn_of(report: &Report) {
+    report.problems.iter().for_each(warn);
+    for note in &report.notes {
         warning!("{note}");
     }
-    Ok(SetOfIterator::new(created))
 }
 
 /// Drops the partitions whose whole range lies before the first day of the month `retention_months`

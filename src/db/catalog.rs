@@ -84,13 +84,21 @@ struct Candidate {
     partition_key: Option<String>,
     by_range_of_ts: bool,
     key_type: Option<String>,
+    missing_column: Option<String>,
 }
+
+/// The columns without which events can be neither kept nor read.
+const NEEDED_COLUMNS: [&str; 5] = ["id", "run_id", "ts", "type", "payload"];
 
 const FIND_EVENTS: &str = "\
     SELECT c.oid, c.relkind::text, c.relowner, pg_catalog.pg_get_userbyid(c.relowner)::text, \
            CASE WHEN p.partrelid IS NOT NULL THEN pg_catalog.pg_get_partkeydef(c.oid) END, \
            COALESCE(p.partstrat = 'r' AND p.partnatts = 1 AND a.attname = 'ts', false), \
-           pg_catalog.format_type(a.atttypid, a.atttypmod) \
+           pg_catalog.format_type(a.atttypid, NULL), \
+           (SELECT w.name FROM pg_catalog.unnest($2) WITH ORDINALITY AS w (name, n) \
+            WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_attribute x \
+                              WHERE x.attrelid = c.oid AND x.attname = w.name AND x.attnum > 0) \
+            ORDER BY w.n LIMIT 1) \
     FROM pg_catalog.pg_class c \
     LEFT JOIN pg_catalog.pg_partitioned_table p ON p.partrelid = c.oid \
     LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum = p.partattrs[0] \
@@ -102,7 +110,8 @@ const FIND_EVENTS: &str = "\
 ///
 /// Where the relation of that name is not a table partitioned by range of `ts`, what it is instead.
 pub fn find_events(extension: &Extension) -> Result<Option<Table>> {
-    let found = query::read_one(FIND_EVENTS, &[extension.schema_oid.into()], |row| {
+    let arguments = [extension.schema_oid.into(), NEEDED_COLUMNS.to_vec().into()];
+    let found = query::read_one(FIND_EVENTS, &arguments, |row| {
         Ok(Candidate {
             table: Table {
                 oid: row.get(1)?,
@@ -115,10 +124,11 @@ pub fn find_events(extension: &Extension) -> Result<Option<Table>> {
             partition_key: row.nullable(5)?,
             by_range_of_ts: row.get(6)?,
             key_type: row.nullable(7)?,
+            missing_column: row.nullable(8)?,
         })
     })?;
     let Some(found) = found else { return Ok(None) };
-    let name = found.table.qualified().to_string();
+    let name = found.table.qualified().plain();
     match (found.kind.as_str(), found.partition_key, found.key_type) {
         ("r", _, _) => Err(Error::NotPartitioned { table: name, rows: None }),
         ("p", Some(key), _) if !found.by_range_of_ts => {
@@ -127,7 +137,10 @@ pub fn find_events(extension: &Extension) -> Result<Option<Table>> {
         ("p", _, Some(type_name)) if type_name != "timestamp with time zone" => {
             Err(Error::WrongKeyType { table: name, type_name })
         }
-        ("p", _, Some(_)) => Ok(Some(found.table)),
+        ("p", _, Some(_)) => match found.missing_column {
+            Some(column) => Err(Error::MissingColumn { table: name, column }),
+            None => Ok(Some(found.table)),
+        },
         _ => Err(Error::NotATable { relation: name }),
     }
 }
@@ -139,7 +152,7 @@ pub fn find_events(extension: &Extension) -> Result<Option<Table>> {
 /// [`Error::NotSetUp`] where there is none; otherwise as [`find_events`].
 pub fn events(extension: &Extension) -> Result<Table> {
     find_events(extension)?.ok_or_else(|| Error::NotSetUp {
-        table: Qualified { schema: &extension.schema, name: EVENTS }.to_string(),
+        table: Qualified { schema: &extension.schema, name: EVENTS }.plain(),
     })
 }
 

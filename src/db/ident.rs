@@ -23,6 +23,14 @@ pub struct Qualified<'a> {
     pub name: &'a str,
 }
 
+impl Qualified<'_> {
+    /// For messages, which put names in double quotes: without quotes of its own.
+    #[must_use]
+    pub fn plain(&self) -> String {
+        format!("{}.{}", self.schema, self.name)
+    }
+}
+
 impl fmt::Display for Qualified<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&quote_qualified_identifier(self.schema, self.name))

@@ -32,6 +32,12 @@ impl Budget {
         Self { started: Instant::now(), total_ms }
     }
 
+    /// Whether nothing is left of it.
+    #[must_use]
+    pub fn is_spent(&self) -> bool {
+        self.started.elapsed().as_millis() >= u128::from(self.total_ms.unsigned_abs())
+    }
+
     /// What is left of it, in milliseconds; at least 1, because 0 means without limit.
     fn left_ms(&self) -> i32 {
         let spent = i32::try_from(self.started.elapsed().as_millis()).unwrap_or(i32::MAX);

@@ -12,3 +12,4 @@ pub mod lock;
 pub mod policy;
 pub mod protection;
 pub mod query;
+pub mod row_security;

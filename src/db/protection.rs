@@ -10,16 +10,15 @@ use pgrx::pg_sys::Oid;
 
 use crate::db::catalog::Table;
 use crate::db::ident::{Ident, Qualified};
-use crate::db::query;
+use crate::db::{query, row_security};
 use crate::error::{Error, Result};
-use crate::pg::subtransaction;
 
 /// Brings `partition`, a table made like the event log, into line with it. Gives, as text, what could
 /// not be copied; the partition is then less open than its parent.
 pub fn copy(table: &Table, partition: Oid, name: Qualified) -> Result<Vec<String>> {
     copy_privileges(table.oid, partition, name)?;
     copy_column_privileges(table.oid, name)?;
-    let notes = copy_row_security(table.oid, partition, name)?;
+    let notes = row_security::copy(table.oid, partition, name)?;
     copy_replica_identity(table.oid, name)?;
     Ok(notes)
 }
@@ -104,82 +103,6 @@ fn copy_column_privileges(parent: Oid, name: Qualified) -> Result<()> {
     statements.iter().try_for_each(|statement| query::execute(statement, &[]))
 }
 
-/// A policy's parts, as CREATE POLICY takes them.
-struct RowPolicy {
-    name: String,
-    clauses: String,
-}
-
-fn turn_on_row_security(parent: Oid, name: Qualified) -> Result<()> {
-    let flags =
-        "SELECT relrowsecurity, relforcerowsecurity FROM pg_catalog.pg_class WHERE oid = $1";
-    let (enabled, forced) =
-        query::read_one(flags, &[parent.into()], |row| Ok((row.get(1)?, row.get(2)?)))?
-            .unwrap_or((false, false));
-    if enabled {
-        query::execute(&format!("ALTER TABLE {name} ENABLE ROW LEVEL SECURITY"), &[])?;
-    }
-    if forced {
-        query::execute(&format!("ALTER TABLE {name} FORCE ROW LEVEL SECURITY"), &[])?;
-    }
-    Ok(())
-}
-
-fn copy_row_security(parent: Oid, partition: Oid, name: Qualified) -> Result<Vec<String>> {
-    turn_on_row_security(parent, name)?;
-    let mut notes = Vec::new();
-    for policy in row_policies(parent, partition)? {
-        let policy_name = Ident(&policy.name);
-        let sql = format!("CREATE POLICY {policy_name} ON {name} {}", policy.clauses);
-        // A policy that can't be copied must not hold up the partition: without it, with row level
-        // security on, nobody but the owner sees more.
-        if let Err(error) = subtransaction::run(|| query::execute(&sql, &[])) {
-            notes.push(format!("policy {policy_name} was not copied: {error}"));
-        }
-    }
-    Ok(notes)
-}
-
-/// The policies of `parent`, their expressions written for `partition`.
-///
-/// An expression refers to columns by number, and inside a subquery it names the table as well: it is
-/// written out as if it were the partition's, which is right where the columns have the same numbers.
-/// Columns once dropped from the parent shift them; then it is written out as the parent's.
-fn row_policies(parent: Oid, partition: Oid) -> Result<Vec<RowPolicy>> {
-    let sql = "SELECT p.polname::text, \
-               CASE WHEN p.polpermissive THEN 'AS PERMISSIVE' ELSE 'AS RESTRICTIVE' END \
-               || CASE p.polcmd WHEN 'r' THEN ' FOR SELECT' WHEN 'a' THEN ' FOR INSERT' \
-                                WHEN 'w' THEN ' FOR UPDATE' WHEN 'd' THEN ' FOR DELETE' \
-                                ELSE ' FOR ALL' END \
-               || ' TO ' || (SELECT pg_catalog.string_agg( \
-                      CASE WHEN m.oid = 0 THEN 'PUBLIC' \
-                           ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(m.oid)) END, ', ') \
-                   FROM pg_catalog.unnest(p.polroles) m (oid)) \
-               || COALESCE(' USING (' || pg_catalog.pg_get_expr(p.polqual, layout.relation) || ')', '') \
-               || COALESCE(' WITH CHECK (' \
-                   || pg_catalog.pg_get_expr(p.polwithcheck, layout.relation) || ')', '') \
-               FROM pg_catalog.pg_policy p \
-               CROSS JOIN (SELECT CASE WHEN EXISTS ( \
-                   SELECT FROM pg_catalog.pg_attribute \
-                   WHERE attrelid = $1 AND attnum > 0 AND attisdropped) \
-                   THEN $1 ELSE $2 END AS relation) layout \
-               WHERE p.polrelid = $1 ORDER BY p.polname";
-    query::read(sql, &[parent.into(), partition.into()], |row| {
-        Ok(RowPolicy { name: row.get(1)?, clauses: row.get(2)? })
-    })
-}
-
-/// Makes an existing partition no more open to queries than its parent: row level security is turned
-/// on and forced where the parent's is, and the parent's policies are copied where it has none.
-pub fn close(parent: Oid, partition: Oid, name: Qualified) -> Result<Vec<String>> {
-    let sql = "SELECT EXISTS (SELECT FROM pg_catalog.pg_policy WHERE polrelid = $1)";
-    if query::read_one(sql, &[partition.into()], |row| row.get(1))?.unwrap_or(false) {
-        turn_on_row_security(parent, name)?;
-        return Ok(Vec::new());
-    }
-    copy_row_security(parent, partition, name)
-}
-
 /// Copies `REPLICA IDENTITY FULL` and `NOTHING`; an index as identity needs [`adopt_identity_index`].
 fn copy_replica_identity(parent: Oid, name: Qualified) -> Result<()> {
     let sql = "SELECT relreplident::text FROM pg_catalog.pg_class WHERE oid = $1";
@@ -231,18 +154,21 @@ pub fn differences(table: &Table) -> Result<Vec<Difference>> {
                           COALESCE(c.relacl, pg_catalog.acldefault('r', c.relowner))) g \
                       GROUP BY 1, 2) x) AS acl, \
                    (SELECT pg_catalog.array_agg(x::text ORDER BY x::text) FROM ( \
-                      SELECT p.polname, p.polcmd, p.polpermissive, p.polroles::text \
-                      FROM pg_catalog.pg_policy p WHERE p.polrelid = c.oid) x) AS policies \
+                      SELECT a.attname, g.grantee, g.privilege_type, pg_catalog.bool_or(g.is_grantable) \
+                      FROM pg_catalog.pg_attribute a \
+                      CROSS JOIN LATERAL pg_catalog.aclexplode(a.attacl) g \
+                      WHERE a.attrelid = c.oid GROUP BY 1, 2, 3) x) AS column_acl \
                  FROM pg_catalog.pg_class c \
                  WHERE c.oid = $1 \
                     OR c.oid IN (SELECT inhrelid FROM pg_catalog.pg_inherits WHERE inhparent = $1)) \
                SELECT s.name, pg_catalog.concat_ws(', ', \
                    CASE WHEN s.relowner <> p.relowner THEN 'owner' END, \
                    CASE WHEN s.acl IS DISTINCT FROM p.acl THEN 'privileges' END, \
+                   CASE WHEN s.column_acl IS DISTINCT FROM p.column_acl \
+                        THEN 'privileges on columns' END, \
                    CASE WHEN (s.relrowsecurity, s.relforcerowsecurity) \
                           <> (p.relrowsecurity, p.relforcerowsecurity) \
                         THEN 'row level security' END, \
-                   CASE WHEN s.policies IS DISTINCT FROM p.policies THEN 'policies' END, \
                    CASE WHEN s.relreplident <> p.relreplident THEN 'replica identity' END) AS what, s.oid \
                FROM state s JOIN state p ON p.oid = $1 AND s.oid <> p.oid \
                ORDER BY s.name";
@@ -253,5 +179,13 @@ pub fn differences(table: &Table) -> Result<Vec<Difference>> {
             what: row.get(2)?,
         })
     })?;
-    Ok(all.into_iter().filter(|difference| !difference.what.is_empty()).collect())
+    let other_policies = row_security::partitions_with_other_policies(table.oid)?;
+    let with_policies = all.into_iter().map(|difference| {
+        if !other_policies.contains(&difference.oid) {
+            return difference;
+        }
+        let separator = if difference.what.is_empty() { "" } else { ", " };
+        Difference { what: format!("{}{separator}policies", difference.what), ..difference }
+    });
+    Ok(with_policies.filter(|difference| !difference.what.is_empty()).collect())
 }

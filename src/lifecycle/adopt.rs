@@ -6,7 +6,7 @@ use pgrx::pg_sys::Oid;
 use crate::db::catalog::{self, EVENTS};
 use crate::db::ident::Qualified;
 use crate::db::lock::{self, Budget, Mode};
-use crate::db::{index, protection, query};
+use crate::db::{index, protection, query, row_security};
 use crate::domain::name::{STANDARD_INDEXES, StandardIndex};
 use crate::domain::partition::{Kind, Partition};
 use crate::error::{Error, Result};
@@ -68,10 +68,11 @@ fn repair_index(
     let table = &context.table;
     let mut parts = Vec::new();
     let mut steps = Vec::new();
-    for partition in catalog::partitions(table)? {
-        match part(&partition, standard, settings) {
+    let partitions = catalog::partitions(table)?;
+    for partition in &partitions {
+        match part(partition, standard, settings) {
             Ok(Some(index)) => parts.push(index),
-            Ok(None) => steps.push(to_be_built(&partition, standard)),
+            Ok(None) => steps.push(to_be_built(partition, standard)),
             Err(error) => steps.push(Step {
                 hint: error.hint(),
                 ..Step::new(&partition.name, Done::Differs, error.to_string())
@@ -100,8 +101,9 @@ fn repair_index(
     });
     steps.push(match repaired {
         Ok(name) => {
-            let detail = format!("{} partitions have their part of it", parts.len());
-            Step::new(name, Done::Repaired, detail)
+            let (have, all) = (parts.len(), partitions.len());
+            let done = if have == all { Done::Repaired } else { Done::Differs };
+            Step::new(name, done, format!("{have} of {all} partitions have their part of it"))
         }
         Err(error) => Step {
             hint: error.hint(),
@@ -157,7 +159,7 @@ fn repair_protection(
         let budget = Budget::new(settings.lock_timeout_ms);
         lock::take(partition, &name, Mode::AccessExclusive, &budget)?;
         let name = Qualified { schema: &schema, name: &name };
-        protection::close(context.table.oid, partition, name)
+        row_security::close(context.table.oid, partition, name)
     });
     let remaining = protection::differences(&context.table)?;
     let remaining = remaining.into_iter().find(|d| d.oid == difference.oid);

@@ -19,6 +19,10 @@ use crate::lifecycle::context::Context;
 use crate::pg::{identity, subtransaction};
 use crate::settings::Settings;
 
+/// How many partitions a call attaches however long that takes: a year of months, a few milliseconds
+/// each. Beyond them it stops when writers of the referenced tables have waited for the budget.
+const ATTACHED_ANYWAY: usize = 12;
+
 /// What came of a wish for partitions.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
@@ -39,12 +43,12 @@ pub enum Wanted {
     Instant(TimestampWithTimeZone),
 }
 
-/// Makes sure that one partition holds the whole of the period, and gives its name.
+/// Makes sure that one partition holds the whole of the period, and gives its name and what was made.
 ///
 /// # Errors
 ///
 /// Where a partition holds a part of the period only, or the name is taken; where a lock cannot be had.
-pub fn one(wanted: Wanted, settings: Settings) -> Result<String> {
+pub fn one(wanted: Wanted, settings: Settings) -> Result<(String, Report)> {
     const FUNCTION: &str = "create_workflow_events_partition";
     let period_error = |value: String| Error::DateOutOfRange { value };
     let context = Context::load_for_change(FUNCTION)?;
@@ -56,35 +60,32 @@ pub fn one(wanted: Wanted, settings: Settings) -> Result<String> {
         .and_then(|date| Period::containing(context.policy.granularity, date).ok())
         .ok_or_else(|| period_error(text))?;
 
+    let wanted_name = name::of_period(catalog::EVENTS, period).unwrap_or_default();
     let answer = |context: &Context| {
-        plan::for_period(&context.facts()?, period, &context.midnights()).map_err(|obstacle| {
-            let name = name::of_period(catalog::EVENTS, period);
-            Error::Blocked { name: name.unwrap_or_default(), obstacle }
-        })
+        plan::for_period(&context.facts()?, period, &context.midnights())
+            .map_err(|obstacle| Error::from(obstacle).not_created(&wanted_name))
     };
     if let Answer::Exists(name) = answer(&context)? {
-        return Ok(name);
+        return Ok((name, Report::default()));
     }
     let (name, report) = as_owner(&context, || {
         lock::take_turn(context.table.oid, catalog::EVENTS)?;
         query::begin_writing()?;
         // Decided again: somebody may have made it while we waited.
         match answer(&context)? {
-            Answer::Exists(name) => Ok((name, None)),
+            Answer::Exists(name) => Ok((name, Report::default())),
             Answer::Create(creation) => {
-                let built = build(&context, &creation)?;
+                let built = build_or_explain(&context, &creation)?;
                 let report = attach_all(&context, vec![built], settings)?;
                 match report.problems.first() {
                     Some(problem) => Err(problem.clone()),
-                    None => Ok((creation.name, Some(report))),
+                    None => Ok((creation.name, report)),
                 }
             }
         }
     })?;
-    if let Some(report) = report {
-        record(&context, "create", &report)?;
-    }
-    Ok(name)
+    record(&context, "create", &report)?;
+    Ok((name, report))
 }
 
 /// Makes all partitions that are missing between two periods. What stands in the way of one of them
@@ -110,7 +111,7 @@ pub fn missing(context: &Context, past: u32, settings: Settings) -> Result<Repor
         let mut problems = blocked(obstacles);
         let mut built = Vec::new();
         for creation in &creations {
-            match subtransaction::run(|| build(context, creation)) {
+            match build_or_explain(context, creation) {
                 Ok(table) => built.push(table),
                 Err(error) => problems.push(error),
             }
@@ -121,14 +122,15 @@ pub fn missing(context: &Context, past: u32, settings: Settings) -> Result<Repor
     })
 }
 
-/// Obstacles as errors about the partition that they stand in the way of.
-fn blocked(obstacles: Vec<plan::Obstacle>) -> Vec<Error> {
-    let blocked = |obstacle: plan::Obstacle| {
-        let name = match &obstacle {
-            plan::Obstacle::NameTaken { name } => name.clone(),
-            _ => catalog::EVENTS.to_owned(),
-        };
-        Error::Blocked { name, obstacle }
+/// Obstacles as errors; one that is about a single partition names it.
+#[must_use]
+pub fn blocked(obstacles: Vec<plan::Obstacle>) -> Vec<Error> {
+    let blocked = |obstacle: plan::Obstacle| match &obstacle {
+        plan::Obstacle::NameTaken { name } => {
+            let name = name.clone();
+            Error::from(obstacle).not_created(&name)
+        }
+        _ => obstacle.into(),
     };
     obstacles.into_iter().map(blocked).collect()
 }
@@ -148,7 +150,7 @@ pub fn planned(context: &Context, creation: &Creation, settings: Settings) -> Re
             // Somebody made it while we waited.
             return Ok(Report::default());
         }
-        let built = build(context, creation)?;
+        let built = build_or_explain(context, creation)?;
         attach_all(context, vec![built], settings)
     })
 }
@@ -199,8 +201,15 @@ fn build(context: &Context, creation: &Creation) -> Result<Built> {
     Ok(Built { oid, creation: creation.clone(), notes })
 }
 
+/// As [`build`], in a subtransaction, with an error that names the partition.
+fn build_or_explain(context: &Context, creation: &Creation) -> Result<Built> {
+    subtransaction::run(|| build(context, creation))
+        .map_err(|error| error.not_created(&creation.name))
+}
+
 /// Attaches what was built. All locks are taken before the first is attached; what cannot be attached
-/// is dropped again and holds up no other.
+/// is dropped again and holds up no other. Writers of the tables that foreign keys point to wait while it
+/// goes on, so it ends when the budget has passed, and a further call goes on.
 ///
 /// # Errors
 ///
@@ -213,11 +222,20 @@ fn attach_all(context: &Context, built: Vec<Built>, settings: Settings) -> Resul
     }
     let budget = Budget::new(settings.lock_timeout_ms);
     lock::take(table.oid, catalog::EVENTS, Mode::ShareUpdateExclusive, &budget)?;
-    for (referenced, name) in catalog::referenced_tables(table.oid)? {
-        lock::take(referenced, &name, Mode::ShareRowExclusive, &budget)?;
+    let referenced = catalog::referenced_tables(table.oid)?;
+    for (oid, name) in &referenced {
+        lock::take(*oid, name, Mode::ShareRowExclusive, &budget)?;
     }
+    let held = Budget::new(settings.lock_timeout_ms);
     for Built { oid, creation, notes } in built {
         let name = Qualified { schema: &table.schema, name: &creation.name };
+        let enough = !referenced.is_empty() && report.created.len() >= ATTACHED_ANYWAY;
+        if enough && held.is_spent() {
+            ddl::drop_table(name)?;
+            let budget_ms = settings.lock_timeout_ms;
+            report.problems.push(Error::Postponed { name: creation.name, budget_ms });
+            continue;
+        }
         let attached = subtransaction::run(|| {
             ddl::attach(table, name, &creation.range)?;
             protection::adopt_identity_index(table, oid, name)
@@ -229,7 +247,7 @@ fn attach_all(context: &Context, built: Vec<Built>, settings: Settings) -> Resul
             }
             Err(error) => {
                 ddl::drop_table(name)?;
-                report.problems.push(error);
+                report.problems.push(error.not_created(&creation.name));
             }
         }
     }

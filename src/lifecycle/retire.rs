@@ -87,7 +87,7 @@ pub fn planned(context: &Context, months: u32) -> Result<Plan> {
             Obstacle::NameTaken { name } => name.clone(),
             Obstacle::Name(_) | Obstacle::Calendar(_) => String::new(),
         };
-        (name.clone(), Error::Blocked { name, obstacle })
+        (name, obstacle.into())
     });
     Ok(Plan { retirements, kept: kept.collect() })
 }

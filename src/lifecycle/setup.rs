@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::lifecycle::adopt;
 use crate::lifecycle::context::{Context, require_privileges_of, require_writable};
 use crate::lifecycle::create;
-use crate::pg::{board, identity};
+use crate::pg::{board, identity, subtransaction};
 use crate::settings::Settings;
 
 /// How many periods before the current one a new event log has: events of the last weeks may still
@@ -109,7 +109,9 @@ fn with_row_count(error: Error, extension: &Extension) -> Error {
     match error {
         Error::NotPartitioned { table, .. } => {
             let name = Qualified { schema: &extension.schema, name: EVENTS };
-            Error::NotPartitioned { table, rows: catalog::count_rows(name).ok() }
+            // The caller may not be allowed to read it.
+            let rows = subtransaction::run(|| catalog::count_rows(name)).ok();
+            Error::NotPartitioned { table, rows }
         }
         other => other,
     }
@@ -120,7 +122,7 @@ fn with_row_count(error: Error, extension: &Extension) -> Error {
 fn make(extension: &Extension, settings: Settings) -> Result<()> {
     let runs = Qualified { schema: &extension.schema, name: RUNS };
     if catalog::find_table(extension.schema_oid, RUNS)?.is_none() {
-        return Err(Error::NoRuns { table: runs.to_string() });
+        return Err(Error::NoRuns { table: runs.plain() });
     }
     let events = Qualified { schema: &extension.schema, name: EVENTS };
     identity::run_as(identity::current_role(), || {
@@ -133,7 +135,7 @@ fn make(extension: &Extension, settings: Settings) -> Result<()> {
 fn add_foreign_key(context: &Context, extension: &Extension, settings: Settings) -> Result<()> {
     let runs = Qualified { schema: &extension.schema, name: RUNS };
     let oid = catalog::find_table(extension.schema_oid, RUNS)?;
-    let oid = oid.ok_or_else(|| Error::NoRuns { table: runs.to_string() })?;
+    let oid = oid.ok_or_else(|| Error::NoRuns { table: runs.plain() })?;
     identity::run_as(context.table.owner, || {
         lock::take(oid, RUNS, Mode::ShareRowExclusive, &Budget::new(settings.lock_timeout_ms))?;
         ddl::add_foreign_key(context.table.qualified(), runs)

@@ -134,7 +134,7 @@ fn probe(context: &Context, check: &'static str, days: i32) -> Result<Finding> {
             check,
             Status::Failed,
             "inserted, but not read back",
-            "See whether row level security hides it from the owner.",
+            "See whether a trigger or row level security keeps it away.",
         ),
         Ok(None) => Finding::bad(
             check,

@@ -1,12 +1,13 @@
 //! The only place that touches the server's C interface: safe wrappers, one concern a file.
 //!
 //! pgrx turns an error that PostgreSQL raises into an unwinding of the Rust stack, so guards with
-//! `Drop` are sound across calls through `pgrx::pg_sys`. The few symbols that pgrx does not wrap are
-//! declared in [`process`] and never raise.
+//! `Drop` are sound across calls through `pgrx::pg_sys`. Symbols that pgrx does not wrap are declared in
+//! [`process`], where they never raise, and in [`expression`], where the call is guarded.
 
 pub mod board;
 pub mod bound;
 pub mod databases;
+pub mod expression;
 pub mod guc;
 pub mod identity;
 pub mod lock;

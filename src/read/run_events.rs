@@ -36,7 +36,7 @@ pub unsafe fn replay(
     let schema = server::schema_name(schema_oid).ok_or(Error::NotInstalled)?;
     let events = Qualified { schema: &schema, name: EVENTS };
     let table = server::find_relation(schema_oid, EVENTS)
-        .ok_or_else(|| Error::NotSetUp { table: events.to_string() })?;
+        .ok_or_else(|| Error::NotSetUp { table: events.plain() })?;
     // An older form of the table has no created_at.
     let created_at =
         if server::has_column(table, "created_at") { "created_at" } else { "NULL::timestamptz" };

@@ -109,7 +109,8 @@ impl Pass {
                 Error::NotPartitioned { .. }
                 | Error::NotATable { .. }
                 | Error::WrongPartitioning { .. }
-                | Error::WrongKeyType { .. },
+                | Error::WrongKeyType { .. }
+                | Error::MissingColumn { .. },
             ) => Ok(false),
             Err(error) => Err(error),
         }
@@ -171,10 +172,7 @@ fn plan_work(outcome: &mut Outcome) -> Result<Work> {
         let window = plan::window(&facts, policy, 0)?;
         let (creations, obstacles) = plan::missing(&facts, window, &context.midnights());
         work.creations = creations;
-        for obstacle in obstacles {
-            let name = catalog::EVENTS.to_owned();
-            outcome.failures.push(Error::Blocked { name, obstacle }.to_failure());
-        }
+        outcome.failures.extend(create::blocked(obstacles).iter().map(Error::to_failure));
     }
     if let (true, Some(months)) = (policy.automatic_retention, policy.retention_months) {
         let plan = retire::planned(&context, months)?;
