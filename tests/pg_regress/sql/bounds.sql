@@ -33,7 +33,7 @@ INSERT INTO t.zones (zone) SELECT unnest(ARRAY[
     'Australia/Eucla', 'Australia/Lord_Howe', 'Australia/Adelaide', 'Antarctica/Troll', 'Antarctica/Casey', 'Africa/Cairo',
     'Africa/Casablanca', 'Africa/Monrovia', 'Europe/London', 'Europe/Berlin', 'Europe/Dublin', 'Europe/Moscow',
     'Atlantic/Azores', 'America/New_York', 'America/St_Johns', 'America/Sao_Paulo', 'America/Asuncion', 'America/Havana',
-    'America/Caracas', 'America/Nuuk', 'America/Scoresbysund', 'CET', '<+14:30>-14:30', '-15:59', '15:59',
+    'America/Caracas', 'America/Nuuk', 'America/Scoresbysund', 'Europe/Paris', '<+14:30>-14:30', '-15:59', '15:59',
     'EST5EDT', 'Etc/GMT-14']);
 CREATE TABLE t.styles (n int GENERATED ALWAYS AS IDENTITY (START 0 MINVALUE 0), datestyle text, intervalstyle text);
 INSERT INTO t.styles (datestyle, intervalstyle)

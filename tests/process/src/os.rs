@@ -36,6 +36,8 @@ pub fn command(program: impl AsRef<OsStr>) -> Command {
         "PGSERVICE",
         "PGOPTIONS",
         "PGPASSFILE",
+        // With it pgrx adds a backtrace to the DETAIL of errors.
+        "RUST_BACKTRACE",
     ] {
         command.env_remove(name);
     }

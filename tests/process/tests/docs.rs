@@ -2,8 +2,8 @@
 //!
 //! The blocks of a file run in order, each in a psql session of its own, as the superuser, in a fresh cluster with the
 //! extension preloaded and MeshHook's schema in the database. There is one run, [`RUN`]. Where no block of the file
-//! says CREATE EXTENSION, the extension and the event log are there as well. A block fenced as `sql error` must fail;
-//! blocks of other languages are not run.
+//! says CREATE EXTENSION, the extension and the event log are there as well. A block fenced as `sql error 22023` must fail
+//! with that SQLSTATE; blocks of other languages are not run.
 
 use std::fs;
 use std::io::Write;
@@ -13,14 +13,15 @@ use std::process::Stdio;
 use process::Server;
 
 /// The run of the examples.
-const RUN: &str = "11111111-1111-1111-1111-111111111111";
+const RUN: &str = "6f1c24e0-6f9e-4c9b-8a56-5b1f0b0d7a51";
 
 /// A fenced block of SQL.
 #[derive(Debug, PartialEq, Eq)]
 struct Block {
     /// The line of its first statement's line, counted from 1.
     line: usize,
-    must_fail: bool,
+    /// The SQLSTATE that it must fail with.
+    error: Option<String>,
     sql: String,
 }
 
@@ -33,21 +34,21 @@ fn blocks(text: &str) -> Result<Vec<Block>, String> {
         let ticks = trimmed.len() - trimmed.trim_start_matches('`').len();
         match &mut open {
             None if ticks >= 3 => {
-                let must_fail = match &trimmed[ticks..] {
-                    "sql" => Some(false),
-                    "sql error" => Some(true),
-                    other if other.to_lowercase().contains("sql") => {
+                let words: Vec<_> = trimmed[ticks..].split(' ').collect();
+                let error = match words[..] {
+                    ["sql"] => Some(None),
+                    ["sql", "error", sqlstate] if sqlstate.len() == 5 => {
+                        Some(Some(sqlstate.to_owned()))
+                    }
+                    _ if words[0].to_lowercase().contains("sql") => {
                         return Err(format!(
-                            "line {number}: \"{other}\" is neither \"sql\" nor \"sql error\""
+                            "line {number}: neither \"sql\" nor \"sql error SQLSTATE\""
                         ));
                     }
                     _ => None,
                 };
-                let block = must_fail.map(|must_fail| Block {
-                    line: number + 1,
-                    must_fail,
-                    sql: String::new(),
-                });
+                let block =
+                    error.map(|error| Block { line: number + 1, error, sql: String::new() });
                 open = Some((trimmed[..ticks].to_owned(), block));
             }
             None => {}
@@ -68,11 +69,18 @@ fn blocks(text: &str) -> Result<Vec<Block>, String> {
     }
 }
 
-/// Runs a block with psql so that its messages have the line numbers of the file; its messages, and whether it failed.
-fn run(server: &Server, block: &Block) -> (bool, String) {
+/// Runs a block with psql, so that its messages have the line numbers of the file. What went wrong, if anything.
+fn run(server: &Server, block: &Block) -> Result<(), String> {
     let mut child = server
         .command("psql")
-        .args(["--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1", "--dbname=postgres", "--file=-"])
+        .args([
+            "--no-psqlrc",
+            "--quiet",
+            "--set=ON_ERROR_STOP=1",
+            "--set=VERBOSITY=verbose",
+            "--dbname=postgres",
+            "--file=-",
+        ])
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
@@ -84,7 +92,14 @@ fn run(server: &Server, block: &Block) -> (bool, String) {
     let _ = stdin.write_all(text.as_bytes());
     drop(stdin);
     let output = child.wait_with_output().expect("psql can be waited for");
-    (!output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+    let messages = String::from_utf8_lossy(&output.stderr);
+    match (&block.error, output.status.success()) {
+        (None, true) => Ok(()),
+        (None, false) => Err(format!("the block failed\n{messages}")),
+        (Some(_), true) => Err("the block did not fail".to_owned()),
+        (Some(sqlstate), false) if messages.contains(&format!("ERROR:  {sqlstate}: ")) => Ok(()),
+        (Some(_), false) => Err(format!("the block failed otherwise\n{messages}")),
+    }
 }
 
 /// What is wrong with the blocks of a file.
@@ -99,11 +114,9 @@ fn problems(name: &str, blocks: &[Block]) -> Vec<String> {
     }
     let mut problems = Vec::new();
     for block in blocks {
-        let (failed, messages) = run(&server, block);
-        if failed != block.must_fail {
-            let what = if failed { "failed" } else { "did not fail" };
-            let messages = messages.replace("psql:<stdin>:", &format!("{name}:"));
-            problems.push(format!("{name}:{}: the block {what}\n{messages}", block.line));
+        if let Err(problem) = run(&server, block) {
+            let problem = problem.replace("psql:<stdin>:", &format!("{name}:"));
+            problems.push(format!("{name}:{}: {problem}", block.line));
         }
     }
     problems
@@ -146,22 +159,26 @@ fn the_manual_does_what_it_says() {
 
 #[test]
 fn blocks_are_found_with_their_lines() {
-    let text = "# T\n\n```sql\nSELECT 1;\n```\n```console\n$ ls\n```\n- x\n  ```sql error\n  SELECT 1/0;\n  ```\n";
+    let text = "# T\n\n```sql\nSELECT 1;\n```\n```console\n$ ls\n```\n- x\n  ```sql error 22012\n  SELECT 1/0;\n  ```\n";
     let expected = [
-        Block { line: 4, must_fail: false, sql: "SELECT 1;\n".to_owned() },
-        Block { line: 11, must_fail: true, sql: "  SELECT 1/0;\n".to_owned() },
+        Block { line: 4, error: None, sql: "SELECT 1;\n".to_owned() },
+        Block { line: 11, error: Some("22012".to_owned()), sql: "  SELECT 1/0;\n".to_owned() },
     ];
     assert_eq!(blocks(text).unwrap(), expected);
-    assert!(blocks("```SQL\nSELECT 1;\n```\n").is_err());
-    assert!(blocks("```sql\nSELECT 1;\n").is_err());
+    for bad in
+        ["```SQL\nSELECT 1;\n```\n", "```sql error\nSELECT 1/0;\n```\n", "```sql\nSELECT 1;\n"]
+    {
+        assert!(blocks(bad).is_err(), "{bad}");
+    }
 }
 
 #[test]
-fn a_block_that_fails_is_named_with_its_line() {
-    let blocks =
-        blocks("\n```sql\nSELECT 1;\nSELECT 1/0;\n```\n```sql error\nSELECT 2;\n```\n").unwrap();
-    let problems = problems("x.md", &blocks);
-    assert_eq!(problems.len(), 2, "{problems:?}");
-    assert!(problems[0].contains("x.md:4: ERROR:  division by zero"), "{problems:?}");
+fn a_block_that_does_otherwise_is_named_with_its_line() {
+    let text = "\n```sql\nSELECT 1;\nSELECT 1/0;\n```\n```sql error 22012\nSELECT 2;\n```\n\
+                ```sql error 22012\nSELECT 1/0;\n```\n```sql error 22012\nSELECT 1/;\n```\n";
+    let problems = problems("x.md", &blocks(text).unwrap());
+    assert_eq!(problems.len(), 3, "{problems:?}");
+    assert!(problems[0].contains("x.md:4: ERROR:  22012: division by zero"), "{problems:?}");
     assert!(problems[1].starts_with("x.md:7: the block did not fail"), "{problems:?}");
+    assert!(problems[2].starts_with("x.md:13: the block failed otherwise"), "{problems:?}");
 }
