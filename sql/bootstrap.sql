@@ -3,6 +3,10 @@
 -- No row is inserted here: pg_restore creates the extension first and then copies the rows that
 -- pg_dump took (pg_extension_config_dump), and would collide with any that are there already.
 
+-- Whoever may create in the extension's schema could plant an operator there that fits an expression of
+-- this script better than PostgreSQL's own, and have it run as the superuser who runs the script.
+SET LOCAL search_path TO pg_catalog, pg_temp;
+
 -- Without IF NOT EXISTS: a schema of that name made by somebody else stays theirs, and could not be
 -- trusted with what runs as the table's owner.
 CREATE SCHEMA meshhook_events;
@@ -15,9 +19,12 @@ CREATE TABLE meshhook_events.policy (
     granularity text NOT NULL DEFAULT 'month'
         CONSTRAINT policy_granularity_is_known CHECK (granularity IN ('month')),
     -- Comparing with a time zone raises "time zone not recognized" for one that the server doesn't know.
+    -- Names without a slash are abbreviations as well ("CET", "IST"), and SQL takes them as such.
     time_zone text NOT NULL DEFAULT 'UTC'
         CONSTRAINT policy_time_zone_is_known
-        CHECK (timezone(time_zone, '2000-01-01 00:00:00+00'::timestamptz) IS NOT NULL),
+        CHECK (timezone(time_zone, '2000-01-01 00:00:00+00'::timestamptz) IS NOT NULL)
+        CONSTRAINT policy_time_zone_is_a_full_name
+        CHECK (time_zone = 'UTC' OR strpos(time_zone, '/') > 0),
     premake integer NOT NULL DEFAULT 3
         CONSTRAINT policy_premake_is_sensible CHECK (premake BETWEEN 1 AND 120),
     -- Whole months: an interval of days would compare as equal to one of months, and mean another.
@@ -85,3 +92,6 @@ GRANT USAGE ON SCHEMA meshhook_events TO PUBLIC;
 -- Statistics are given in the policy's time zone to whoever may read the partitions.
 GRANT SELECT ON meshhook_events.policy TO PUBLIC;
 GRANT SELECT ON meshhook_events.maintenance_log TO pg_monitor;
+
+-- The functions, which follow, are created in the extension's schema.
+SET LOCAL search_path TO @extschema@, pg_temp;

@@ -1,12 +1,15 @@
 -- What comes after the functions: the view, comments and privileges.
 
-CREATE VIEW workflow_events_partition_info AS
+-- As in bootstrap.sql: nothing is looked up where others may create.
+SET LOCAL search_path TO pg_catalog, pg_temp;
+
+CREATE VIEW @extschema@.workflow_events_partition_info AS
 SELECT c.relname::text AS partition_name,
        pg_catalog.pg_size_pretty(
            (SELECT pg_catalog.sum(pg_catalog.pg_total_relation_size(t.relid))
             FROM pg_catalog.pg_partition_tree(c.oid) t)) AS size,
        -- A table that was never analysed has no estimate: then what the statistics system counted.
-       (SELECT pg_catalog.sum(CASE WHEN l.reltuples < 0 THEN pg_catalog.pg_stat_get_live_tuples(l.oid)
+       (SELECT pg_catalog.sum(CASE WHEN l.reltuples < 0::real THEN pg_catalog.pg_stat_get_live_tuples(l.oid)
                                    ELSE l.reltuples::bigint END)
         FROM pg_catalog.pg_partition_tree(c.oid) t
         JOIN pg_catalog.pg_class l ON l.oid = t.relid
@@ -18,43 +21,43 @@ JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid
 WHERE e.extname = 'pg_meshhook_events' AND p.relkind = 'p'
 ORDER BY c.relname;
 
-COMMENT ON VIEW workflow_events_partition_info IS
+COMMENT ON VIEW @extschema@.workflow_events_partition_info IS
     'the partitions of workflow_events with their size and estimated number of rows';
-COMMENT ON COLUMN workflow_events_partition_info.partition_name IS 'name of the partition';
-COMMENT ON COLUMN workflow_events_partition_info.size IS 'size with indexes and TOAST, for people';
-COMMENT ON COLUMN workflow_events_partition_info.row_count_estimate IS
+COMMENT ON COLUMN @extschema@.workflow_events_partition_info.partition_name IS 'name of the partition';
+COMMENT ON COLUMN @extschema@.workflow_events_partition_info.size IS 'size with indexes and TOAST, for people';
+COMMENT ON COLUMN @extschema@.workflow_events_partition_info.row_count_estimate IS
     'number of rows as the planner estimates it';
 
-COMMENT ON FUNCTION setup_workflow_events() IS
+COMMENT ON FUNCTION @extschema@.setup_workflow_events() IS
     'makes workflow_events with its partitions, or takes over the partitioned table that is there';
 
-COMMENT ON FUNCTION create_workflow_events_partition(date) IS
+COMMENT ON FUNCTION @extschema@.create_workflow_events_partition(date) IS
     'makes sure that a partition holds the whole month of the date, and gives its name';
 
-COMMENT ON FUNCTION create_workflow_events_partition(timestamptz) IS
+COMMENT ON FUNCTION @extschema@.create_workflow_events_partition(timestamptz) IS
     'makes sure that a partition holds the whole month of the instant, and gives its name';
 
-COMMENT ON FUNCTION maintain_workflow_events_partitions() IS
+COMMENT ON FUNCTION @extschema@.maintain_workflow_events_partitions() IS
     'makes the partitions that are missing from now on, and gives their names';
 
-COMMENT ON FUNCTION drop_old_workflow_events_partitions(integer) IS
+COMMENT ON FUNCTION @extschema@.drop_old_workflow_events_partitions(integer) IS
     'drops the partitions that lie wholly before the retention, and gives their names';
 
-COMMENT ON FUNCTION get_workflow_events_partition_stats() IS
+COMMENT ON FUNCTION @extschema@.get_workflow_events_partition_stats() IS
     'each partition with its dates, exact number of rows and size';
-GRANT EXECUTE ON FUNCTION get_workflow_events_partition_stats() TO PUBLIC;
+GRANT EXECUTE ON FUNCTION @extschema@.get_workflow_events_partition_stats() TO PUBLIC;
 
-COMMENT ON FUNCTION get_workflow_run_events(uuid, timestamptz, timestamptz) IS
+COMMENT ON FUNCTION @extschema@.get_workflow_run_events(uuid, timestamptz, timestamptz) IS
     'the events of a run in order, within bounds that are both included';
-GRANT EXECUTE ON FUNCTION get_workflow_run_events(uuid, timestamptz, timestamptz) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION @extschema@.get_workflow_run_events(uuid, timestamptz, timestamptz) TO PUBLIC;
 
-COMMENT ON FUNCTION verify_workflow_events() IS
+COMMENT ON FUNCTION @extschema@.verify_workflow_events() IS
     'the health check: a row a check, with status, detail and hint';
 
 COMMENT ON FUNCTION meshhook_events.wake_worker() IS
     'asks the background worker to look at this database when the transaction has committed';
 
-GRANT SELECT ON workflow_events_partition_info TO PUBLIC;
+GRANT SELECT ON @extschema@.workflow_events_partition_info TO PUBLIC;
 
 -- What changes anything, or looks into it as the owner, is for those who are granted it. Default
 -- privileges (ALTER DEFAULT PRIVILEGES … GRANT … ON FUNCTIONS, as Supabase has them) may have given it
@@ -71,13 +74,13 @@ BEGIN
         JOIN pg_catalog.pg_proc p ON p.oid = d.objid
         CROSS JOIN LATERAL pg_catalog.aclexplode(
             COALESCE(p.proacl, pg_catalog.acldefault('f', p.proowner))) a
-        WHERE d.classid = 'pg_catalog.pg_proc'::regclass
-          AND d.refclassid = 'pg_catalog.pg_extension'::regclass AND d.deptype = 'e'
+        WHERE d.classid = 'pg_catalog.pg_proc'::regclass::oid
+          AND d.refclassid = 'pg_catalog.pg_extension'::regclass::oid AND d.deptype = 'e'
           AND p.proname NOT IN ('get_workflow_run_events', 'get_workflow_events_partition_stats')
           AND a.grantee <> p.proowner
     LOOP
         EXECUTE pg_catalog.format('REVOKE ALL ON FUNCTION %s FROM %s', entry.signature,
-            CASE WHEN entry.grantee = 0 THEN 'PUBLIC'
+            CASE WHEN entry.grantee = 0::oid THEN 'PUBLIC'
                  ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(entry.grantee)) END);
     END LOOP;
     -- The same for our tables, sequence and view, which others may read where they are granted that, and
@@ -89,12 +92,12 @@ BEGIN
         JOIN pg_catalog.pg_extension e ON e.oid = d.refobjid AND e.extname = 'pg_meshhook_events'
         JOIN pg_catalog.pg_class c ON c.oid = d.objid AND c.relkind IN ('r', 'v', 'S')
         CROSS JOIN LATERAL pg_catalog.aclexplode(c.relacl) a
-        WHERE d.classid = 'pg_catalog.pg_class'::regclass
-          AND d.refclassid = 'pg_catalog.pg_extension'::regclass AND d.deptype = 'e'
+        WHERE d.classid = 'pg_catalog.pg_class'::regclass::oid
+          AND d.refclassid = 'pg_catalog.pg_extension'::regclass::oid AND d.deptype = 'e'
           AND a.grantee <> c.relowner AND a.privilege_type <> 'SELECT'
     LOOP
         EXECUTE pg_catalog.format('REVOKE %s ON %s %s FROM %s', entry.privilege_type, entry.kind,
-            entry.signature, CASE WHEN entry.grantee = 0 THEN 'PUBLIC'
+            entry.signature, CASE WHEN entry.grantee = 0::oid THEN 'PUBLIC'
                  ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(entry.grantee)) END);
     END LOOP;
     FOR entry IN
@@ -103,11 +106,17 @@ BEGIN
         WHERE n.nspname = 'meshhook_events' AND a.grantee <> n.nspowner AND a.privilege_type = 'CREATE'
     LOOP
         EXECUTE pg_catalog.format('REVOKE CREATE ON SCHEMA meshhook_events FROM %s',
-            CASE WHEN entry.grantee = 0 THEN 'PUBLIC'
+            CASE WHEN entry.grantee = 0::oid THEN 'PUBLIC'
                  ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(entry.grantee)) END);
     END LOOP;
 END
 $$;
 
--- A table that is there already is looked at soon, not at the next scheduled time.
+-- The worker acts where there is a policy. A table that is there already is to be maintained; in a restore
+-- none is there yet, and the policy comes with the data.
+INSERT INTO meshhook_events.policy (singleton)
+SELECT true FROM pg_catalog.pg_class c
+WHERE c.relnamespace = '@extschema@'::regnamespace::oid AND c.relname = 'workflow_events' AND c.relkind = 'p';
+
+-- It is looked at soon, not at the next scheduled time.
 SELECT meshhook_events.wake_worker();

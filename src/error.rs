@@ -45,8 +45,10 @@ fn sqlstate_text(sqlstate: Sqlstate) -> String {
 /// A session that holds what we waited for in vain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Blocker {
-    /// Its process.
-    pub pid: i32,
+    /// Its process; `None` for a prepared transaction.
+    pub pid: Option<i32>,
+    /// The name of the prepared transaction.
+    pub prepared: Option<String>,
     /// Its role, where it may be seen.
     pub role: Option<String>,
     /// Its `application_name`, where it may be seen.
@@ -59,7 +61,13 @@ pub struct Blocker {
 
 impl std::fmt::Display for Blocker {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "process {} holds {}", self.pid, self.mode)?;
+        match (self.pid, &self.prepared) {
+            (Some(pid), _) => write!(f, "process {pid} holds {}", self.mode)?,
+            (None, Some(name)) => {
+                write!(f, "prepared transaction \"{name}\" holds {}", self.mode)?;
+            }
+            (None, None) => write!(f, "a transaction without a process holds {}", self.mode)?,
+        }
         if let Some(role) = &self.role {
             write!(f, ", role \"{role}\"")?;
         }
@@ -137,6 +145,18 @@ pub enum Error {
         /// The role that owns it.
         owner: String,
     },
+    /// A superuser's log whose foreign key points to somebody else's table.
+    #[error(
+        "table \"{table}\" of superuser \"{owner}\" depends on table \"{referenced}\" of another role"
+    )]
+    UnsafeOwner {
+        /// The event log.
+        table: String,
+        /// The role that owns it.
+        owner: String,
+        /// The table that its foreign key points to.
+        referenced: String,
+    },
     /// The owner may not create tables beside its table.
     #[error("role \"{role}\" may not create tables in schema \"{schema}\"")]
     NoCreatePrivilege {
@@ -171,11 +191,11 @@ pub enum Error {
         /// Why.
         reason: Box<Error>,
     },
-    /// A partition that was built and not attached, because the locks for it had been held long enough.
-    #[error("partition \"{name}\" is still to be made")]
+    /// Partitions that were left for another call, because the locks for them had been held long enough.
+    #[error("{count} partition(s) are left for another call")]
     Postponed {
-        /// Its name.
-        name: String,
+        /// How many.
+        count: usize,
         /// How long the locks of one step may take, in milliseconds.
         budget_ms: i32,
     },
@@ -255,7 +275,7 @@ impl Error {
                 Sqlstate::ERRCODE_INVALID_TABLE_DEFINITION
             }
             Self::MissingColumn { .. } => Sqlstate::ERRCODE_UNDEFINED_COLUMN,
-            Self::NotOwner { .. } | Self::NoCreatePrivilege { .. } => {
+            Self::NotOwner { .. } | Self::NoCreatePrivilege { .. } | Self::UnsafeOwner { .. } => {
                 Sqlstate::ERRCODE_INSUFFICIENT_PRIVILEGE
             }
             Self::Null { .. } => Sqlstate::ERRCODE_NULL_VALUE_NOT_ALLOWED,
@@ -298,6 +318,11 @@ impl Error {
             Self::NoCreatePrivilege { .. } => {
                 Some("A partition is created as the owner of the partitioned table.".to_owned())
             }
+            Self::UnsafeOwner { .. } => Some(
+                "Attaching a partition runs code that the owner of the referenced table may have put into its \
+                 indexes, as the owner of the event log."
+                    .to_owned(),
+            ),
             Self::DateOutOfRange { .. } => {
                 Some("A partition is for a period within the years 1 to 9999.".to_owned())
             }
@@ -312,7 +337,7 @@ impl Error {
                 Some(format!("{}.", list.join("; ")))
             }
             Self::Postponed { budget_ms, .. } => Some(format!(
-                "Others are not made to wait longer than {budget_ms} ms for the partitions of one call."
+                "Others are not made to wait much longer than {budget_ms} ms by one call."
             )),
             Self::Kept { reason, .. } | Self::NotCreated { reason, .. } => reason.detail(),
             Self::Server(failure) => failure.detail.clone(),
@@ -340,6 +365,9 @@ impl Error {
             Self::NotOwner { .. } => {
                 "Call it as the owner, as a member of the owning role, or as a superuser."
             }
+            Self::UnsafeOwner { .. } => {
+                "Give the event log to the role that owns the referenced table: ALTER TABLE … OWNER TO …"
+            }
             Self::NoCreatePrivilege { role, schema } => {
                 let quoted = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
                 return Some(format!(
@@ -365,6 +393,10 @@ impl Error {
             },
             Self::ReadOnly { .. } => "Call it in a transaction that may write.",
             Self::Standby { .. } => "Call it on the primary.",
+            Self::LockTimeout { blockers, .. } if blockers.iter().any(|b| b.prepared.is_some()) => {
+                "Nothing was changed. End the prepared transaction with COMMIT PREPARED or ROLLBACK PREPARED, \
+                 then call again."
+            }
             Self::LockTimeout { .. } => {
                 "Nothing was changed. Call again when the transaction named above has ended, or raise \
                  pg_meshhook_events.lock_timeout."
@@ -376,7 +408,19 @@ impl Error {
             Self::Postponed { .. } => {
                 "Call again: each call goes on where the one before has stopped."
             }
-            Self::Kept { reason, .. } | Self::NotCreated { reason, .. } => return reason.hint(),
+            Self::Kept { reason, .. } => match reason.as_ref() {
+                // The server's hint is to drop what depends on it as well.
+                Self::Server(failure)
+                    if failure.sqlstate == Sqlstate::ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST =>
+                {
+                    "It is dropped once nothing depends on it any more."
+                }
+                Self::LockTimeout { .. } => {
+                    "Call again when the transaction named above has ended."
+                }
+                reason => return reason.hint(),
+            },
+            Self::NotCreated { reason, .. } => return reason.hint(),
             Self::Server(failure) => return failure.hint.clone(),
             _ => return None,
         };

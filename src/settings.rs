@@ -7,7 +7,7 @@ use std::ffi::CString;
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting};
 
 use crate::domain::schedule::Schedule;
-use crate::pg::guc;
+use crate::pg::{guc, server, time_zone};
 
 /// On, because whoever preloads the library wants its worker.
 static ENABLED: GucSetting<bool> = GucSetting::<bool>::new(true);
@@ -102,6 +102,31 @@ impl Settings {
     #[must_use]
     pub fn current() -> Self {
         Self { lock_timeout_ms: LOCK_TIMEOUT.get() }
+    }
+}
+
+/// What the health check needs to know of the worker's settings.
+#[derive(Clone, Debug)]
+pub struct WorkerSettings {
+    /// Whether the worker is on.
+    pub enabled: bool,
+    /// Which databases it may maintain.
+    pub databases: Databases,
+    /// How many seconds lie between two scheduled times, as from now; `None` where there is none.
+    pub interval_s: Option<i64>,
+}
+
+impl WorkerSettings {
+    /// The settings as they are now.
+    #[must_use]
+    pub fn current() -> Self {
+        let interval = || {
+            let now = time_zone::civil_time(&schedule_time_zone(), server::now_us())?;
+            let schedule = schedule()?;
+            let next = schedule.next_after(now)?;
+            Some(schedule.next_after(next)?.signed_duration_since(next).num_seconds())
+        };
+        Self { enabled: enabled(), databases: databases(), interval_s: interval() }
     }
 }
 

@@ -10,6 +10,9 @@ use crate::read::{partition_stats, run_events};
 /// The events of one run from `p_start_ts` to `p_end_ts`, both included, ordered by ts and id; NULL
 /// leaves an end open. Needs the privileges of the plain SELECT.
 ///
+/// It has no search_path of its own: policies of row level security run under the caller's, as in the
+/// plain SELECT. Everything in its own query is qualified.
+///
 /// # Errors
 ///
 /// 42P01 where there is no `workflow_events`.
@@ -18,7 +21,6 @@ CREATE FUNCTION get_workflow_run_events(
     p_run_id uuid, p_start_ts timestamptz DEFAULT NULL, p_end_ts timestamptz DEFAULT NULL)
 RETURNS TABLE (id bigint, run_id uuid, ts timestamptz, type text, payload jsonb, created_at timestamptz)
 LANGUAGE c STABLE PARALLEL SAFE
-SET search_path TO pg_catalog, pg_temp
 AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';
 ")]
 fn get_workflow_run_events(
@@ -32,13 +34,13 @@ fn get_workflow_run_events(
 }
 
 /// Each partition with its dates, its exact number of rows and its size, in the order of their ranges.
-/// Needs SELECT on every partition.
+/// Needs SELECT on every partition. Counts what there is when it runs, in one snapshot a partition.
 ///
 /// # Errors
 ///
 /// 42P01 where there is no `workflow_events`, 42809 where it is not partitioned, 42501 where a
 /// partition may not be read.
-#[pg_extern(stable, parallel_restricted)]
+#[pg_extern(volatile, parallel_restricted)]
 #[search_path(pg_catalog, pg_temp)]
 #[expect(
     clippy::type_complexity,

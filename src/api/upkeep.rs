@@ -5,7 +5,7 @@ use pgrx::prelude::*;
 
 use crate::lifecycle::{setup, verify};
 use crate::pg::board;
-use crate::settings::Settings;
+use crate::settings::{Settings, WorkerSettings};
 
 /// Makes `workflow_events` with its partitions, or takes over the partitioned table that is there; may
 /// be called again at any time. A row for each thing: what was `made`, `kept`, `repaired`, or
@@ -62,7 +62,7 @@ fn verify_workflow_events() -> Result<
     >,
     ErrorReport,
 > {
-    let findings = verify::event_log()?;
+    let findings = verify::event_log(Settings::current(), &WorkerSettings::current())?;
     Ok(TableIterator::new(
         findings
             .into_iter()

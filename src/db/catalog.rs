@@ -54,6 +54,13 @@ pub fn extension() -> Result<Extension> {
     find_extension()?.ok_or(Error::NotInstalled)
 }
 
+/// The name of this database.
+pub fn current_database() -> Result<String> {
+    let name =
+        query::read_one("SELECT pg_catalog.current_database()::text", &[], |row| row.get(1))?;
+    name.ok_or_else(|| Error::Internal("the database has no name".to_owned()))
+}
+
 /// The event log: a table partitioned by range of `ts`.
 #[derive(Clone, Debug)]
 pub struct Table {
@@ -206,19 +213,32 @@ pub fn count_rows(table: Qualified) -> Result<i64> {
     Ok(query::read_one(&sql, &[], |row| row.get(1))?.unwrap_or(0))
 }
 
-/// The schema and name that a relation has now; `None` where it is gone.
-pub fn name_of(relation: Oid) -> Result<Option<(String, String)>> {
-    let sql = "SELECT n.nspname::text, c.relname::text FROM pg_catalog.pg_class c \
-               JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $1";
-    query::read_one(sql, &[relation.into()], |row| Ok((row.get(1)?, row.get(2)?)))
+/// A table that a foreign key points to.
+#[derive(Clone, Debug)]
+pub struct Referenced {
+    /// Its OID.
+    pub oid: Oid,
+    /// Its name.
+    pub name: String,
+    /// The role that owns it.
+    pub owner: Oid,
 }
 
 /// The tables that foreign keys of `table` point to, by OID: attaching a partition locks them.
-pub fn referenced_tables(table: Oid) -> Result<Vec<(Oid, String)>> {
-    let sql = "SELECT DISTINCT k.confrelid, c.relname::text FROM pg_catalog.pg_constraint k \
-               JOIN pg_catalog.pg_class c ON c.oid = k.confrelid \
+pub fn referenced_tables(table: Oid) -> Result<Vec<Referenced>> {
+    let sql = "SELECT DISTINCT k.confrelid, c.relname::text, c.relowner \
+               FROM pg_catalog.pg_constraint k JOIN pg_catalog.pg_class c ON c.oid = k.confrelid \
                WHERE k.conrelid = $1 AND k.contype = 'f' ORDER BY k.confrelid";
-    query::read(sql, &[table.into()], |row| Ok((row.get(1)?, row.get(2)?)))
+    query::read(sql, &[table.into()], |row| {
+        Ok(Referenced { oid: row.get(1)?, name: row.get(2)?, owner: row.get(3)? })
+    })
+}
+
+/// The role that owns a relation.
+pub fn owner_of(relation: Oid) -> Result<Option<(Oid, String)>> {
+    let sql = "SELECT relowner, pg_catalog.pg_get_userbyid(relowner)::text \
+               FROM pg_catalog.pg_class WHERE oid = $1";
+    query::read_one(sql, &[relation.into()], |row| Ok((row.get(1)?, row.get(2)?)))
 }
 
 /// Whether `role` may create tables in `schema`.

@@ -4,8 +4,8 @@
 //! closed by the next. A function's call is written at its end, in the caller's transaction.
 
 use pgrx::JsonB;
-use pgrx::pg_sys::Oid;
 
+use crate::db::catalog::Extension;
 use crate::db::query;
 use crate::error::{Error, Failure, Result};
 use crate::pg::{identity, server};
@@ -89,7 +89,7 @@ pub fn close_crashed() -> Result<(u32, i64)> {
                     WHERE origin = 'worker' AND status <> 'crashed'), 0)";
     let row = query::read_one(sql, &[], |row| Ok((row.get::<i64>(1)?, row.get::<i64>(2)?)))?;
     let (count, age_s) = row.unwrap_or((0, 0));
-    Ok((u32::try_from(count).unwrap_or(u32::MAX), age_s.max(0)))
+    Ok((u32::try_from(count).unwrap_or(u32::MAX), age_s))
 }
 
 /// Forgets the oldest entries.
@@ -103,10 +103,11 @@ pub fn prune() -> Result<()> {
 ///
 /// The ledger belongs to the extension's owner, who alone may write it.
 pub fn record(
-    extension_owner: Oid,
+    extension: &Extension,
     task: &str,
     status: Status,
     details: serde_json::Value,
+    lock_timeout_ms: i32,
 ) -> Result<()> {
     let sql = "INSERT INTO meshhook_events.maintenance_log \
                    (started_at, finished_at, origin, task, status, role_name, pid, details) \
@@ -119,16 +120,20 @@ pub fn record(
         server::process_id().into(),
         JsonB(details).into(),
     ];
-    identity::run_as(extension_owner, || {
+    identity::run_as(extension.owner, || {
+        // The caller holds locks that others wait for.
+        identity::set_lock_timeout(lock_timeout_ms);
         query::execute(sql, &arguments)?;
         prune()
     })
 }
 
-/// When a worker last succeeded, as text, and the status and message of its last attempt that ended.
+/// When a worker last succeeded, and the status and message of its last attempt that ended.
 pub struct LastAttempts {
     /// The end of the last attempt that was `ok`.
     pub succeeded_at: Option<String>,
+    /// How many seconds ago that was.
+    pub succeeded_s_ago: Option<i64>,
     /// The status of the last attempt that ended.
     pub last_status: Option<String>,
     /// Its message.
@@ -143,7 +148,11 @@ pub fn last_attempts() -> Result<Option<LastAttempts>> {
         return Ok(None);
     }
     let sql = "SELECT (SELECT pg_catalog.max(finished_at)::text FROM meshhook_events.maintenance_log \
-                       WHERE origin = 'worker' AND status = 'ok'), l.status, l.message \
+                       WHERE origin = 'worker' AND status = 'ok'), l.status, l.message, \
+                      (SELECT pg_catalog.date_part('epoch', pg_catalog.clock_timestamp() \
+                           - pg_catalog.max(finished_at))::bigint \
+                       FROM meshhook_events.maintenance_log \
+                       WHERE origin = 'worker' AND status = 'ok') \
                FROM (SELECT 1) one LEFT JOIN LATERAL ( \
                    SELECT status, message FROM meshhook_events.maintenance_log \
                    WHERE origin = 'worker' AND status <> 'running' ORDER BY id DESC LIMIT 1) l ON true";
@@ -152,6 +161,7 @@ pub fn last_attempts() -> Result<Option<LastAttempts>> {
             succeeded_at: row.nullable(1)?,
             last_status: row.nullable(2)?,
             last_message: row.nullable(3)?,
+            succeeded_s_ago: row.nullable(4)?,
         })
     })
 }

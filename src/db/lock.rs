@@ -11,11 +11,8 @@ use crate::pg::{identity, lock, subtransaction};
 
 pub use crate::pg::lock::Mode;
 
-/// The first key of our advisory locks; the second is the table's OID.
-const ADVISORY_CLASS: i32 = 0x4d45_5348;
-
-/// How long one maintenance waits for another of the same table, in milliseconds. Nobody else waits
-/// for this lock, so it may take its time; less than the 5 s that DROP DATABASE waits for a worker.
+/// How long one maintenance waits for another of the same table, in milliseconds. Neither readers nor
+/// writers queue behind it, so it may take its time; less than the 5 s that DROP DATABASE waits for a worker.
 const TURN_WAIT_MS: i32 = 3_000;
 
 /// The time that the locks of one step may take.
@@ -30,6 +27,12 @@ impl Budget {
     #[must_use]
     pub fn new(total_ms: i32) -> Self {
         Self { started: Instant::now(), total_ms }
+    }
+
+    /// All of it, in milliseconds.
+    #[must_use]
+    pub const fn total_ms(&self) -> i32 {
+        self.total_ms
     }
 
     /// Whether nothing is left of it.
@@ -72,53 +75,36 @@ pub fn take(relation: Oid, name: &str, mode: Mode, budget: &Budget) -> Result<()
 }
 
 /// Waits until no other maintenance of that table is under way, and keeps others out until the end of
-/// the transaction.
+/// the transaction: the lock conflicts with itself, and with neither reading nor writing. An advisory
+/// lock would do the same, but anybody who can connect could take it and stop all maintenance.
 ///
 /// # Errors
 ///
 /// [`Error::LockTimeout`] after [`TURN_WAIT_MS`].
 pub fn take_turn(table: Oid, name: &str) -> Result<()> {
-    identity::set_lock_timeout(TURN_WAIT_MS);
-    let key = i32::from_ne_bytes(table.to_u32().to_ne_bytes());
-    let locked = subtransaction::run(|| {
-        let sql = "SELECT pg_catalog.pg_advisory_xact_lock($1, $2)::text";
-        query::read(sql, &[ADVISORY_CLASS.into(), key.into()], |_| Ok(()))
-    });
-    locked.map(|_| ()).map_err(|error| match error {
-        Error::Server(failure) if failure.sqlstate == Sqlstate::ERRCODE_LOCK_NOT_AVAILABLE => {
-            Error::LockTimeout {
-                relation: format!("maintenance of {name}"),
-                budget_ms: TURN_WAIT_MS,
-                blockers: Vec::new(),
-            }
-        }
-        other => other,
-    })
-}
-
-/// Makes this session the only worker of the database; `false` where another is. The session's end
-/// lets go.
-pub fn become_only_worker() -> Result<bool> {
-    let sql = "SELECT pg_catalog.pg_try_advisory_lock($1, 0)";
-    Ok(query::read_one(sql, &[ADVISORY_CLASS.into()], |row| row.get(1))?.unwrap_or(false))
+    take(table, name, Mode::ShareUpdateExclusive, &Budget::new(TURN_WAIT_MS))
 }
 
 /// Who holds a lock on `relation` that conflicts with `mode`.
 fn holders(relation: Oid, mode: Mode) -> Result<Vec<Blocker>> {
+    // A prepared transaction holds its locks without a process.
     let sql = "SELECT l.pid, a.usename::text, a.application_name, l.mode, \
-                      pg_catalog.date_trunc('milliseconds', \
-                          pg_catalog.clock_timestamp() - a.xact_start)::text \
+                      pg_catalog.date_trunc('milliseconds', pg_catalog.clock_timestamp() \
+                          - COALESCE(a.xact_start, x.prepared))::text, x.gid \
                FROM pg_catalog.pg_locks l \
                LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid \
+               LEFT JOIN pg_catalog.pg_prepared_xacts x ON l.pid IS NULL \
+                   AND l.virtualtransaction = '-1/' || x.transaction::text \
                WHERE l.locktype = 'relation' AND l.granted AND l.relation = $1 \
                  AND l.database = (SELECT oid FROM pg_catalog.pg_database \
                                    WHERE datname = pg_catalog.current_database()) \
-                 AND l.pid <> pg_catalog.pg_backend_pid() AND l.mode = ANY ($2) \
+                 AND l.pid IS DISTINCT FROM pg_catalog.pg_backend_pid() AND l.mode = ANY ($2) \
                ORDER BY a.xact_start, l.pid LIMIT 5";
     let modes: Vec<&str> = mode.conflicts().to_vec();
     query::read(sql, &[relation.into(), modes.into()], |row| {
         Ok(Blocker {
-            pid: row.get(1)?,
+            pid: row.nullable(1)?,
+            prepared: row.nullable(6)?,
             role: row.nullable(2)?,
             application: row.nullable(3)?,
             mode: row.get(4)?,

@@ -30,10 +30,18 @@ pub fn load() -> Result<Policy> {
         )?)
     })?;
     let policy = row.unwrap_or_default();
-    if !time_zone::exists(&policy.time_zone) {
+    // A name without a slash may be an abbreviation too, which SQL prefers to the zone of that name.
+    let is_full_name = policy.time_zone == "UTC" || policy.time_zone.contains('/');
+    if !is_full_name || !time_zone::exists(&policy.time_zone) {
         return Err(Error::UnknownTimeZone(policy.time_zone));
     }
     Ok(policy)
+}
+
+/// Whether there is a row: without one the worker does nothing. A dump restores it after the tables.
+pub fn has_row() -> Result<bool> {
+    let sql = "SELECT EXISTS (SELECT FROM meshhook_events.policy)";
+    Ok(query::read_one(sql, &[], |row| row.get(1))?.unwrap_or(false))
 }
 
 /// Writes the defaults as a row, so that there is one to update; keeps a row that is there.

@@ -143,6 +143,14 @@ pub struct Difference {
     pub what: String,
 }
 
+impl Difference {
+    /// Whether rows may be seen in the partition that can't be seen through the event log.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.what.contains("row level security") || self.what.contains("policies")
+    }
+}
+
 /// The partitions that are not protected as the event log is.
 pub fn differences(table: &Table) -> Result<Vec<Difference>> {
     let sql = "WITH state AS ( \

@@ -95,10 +95,14 @@ pub fn back_off(failures: u32, jitter: u8) -> Duration {
 
 /// The wait before the next attempt after `crashes` attempts in a row that never ended: longer than
 /// after failures, because each may have taken the server down: 5 min, doubled each time, at most a
-/// day.
+/// day. The first is tried again after 10 s: a server that was stopped while a worker worked leaves the
+/// same trace.
 #[must_use]
 pub fn crash_back_off(crashes: u32) -> Duration {
-    let minutes = 5_u64.saturating_mul(1 << crashes.saturating_sub(1).min(16)).min(24 * 60);
+    if crashes <= 1 {
+        return Duration::from_secs(10);
+    }
+    let minutes = 5_u64.saturating_mul(1 << (crashes - 2).min(16)).min(24 * 60);
     Duration::from_secs(minutes * 60)
 }
 
@@ -239,7 +243,9 @@ mod tests {
         assert_eq!(back_off(2, 0), s(20));
         assert_eq!(back_off(50, 0), s(3_600));
         assert_eq!(back_off(1, 255), Duration::from_millis(11_250));
-        assert_eq!(crash_back_off(1), s(300));
+        assert_eq!(crash_back_off(1), s(10));
+        assert_eq!(crash_back_off(2), s(300));
+        assert_eq!(crash_back_off(3), s(600));
         assert_eq!(crash_back_off(99), s(86_400));
     }
 

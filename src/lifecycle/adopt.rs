@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::lifecycle::context::Context;
 use crate::lifecycle::inspect::{self, Finding, Status};
 use crate::lifecycle::setup::{Done, Step};
-use crate::pg::{identity, subtransaction};
+use crate::pg::{identity, server, subtransaction};
 use crate::settings::Settings;
 
 /// A partition up to this size gets a missing index at once: building it takes a few milliseconds.
@@ -38,16 +38,46 @@ pub fn take_over(context: &Context, settings: Settings) -> Result<Vec<Step>> {
     identity::run_as(context.table.owner, || {
         lock::take_turn(context.table.oid, EVENTS)?;
         query::begin_writing()?;
+        // One budget for all: every lock stays until the end of the transaction.
+        let budget = Budget::new(settings.lock_timeout_ms);
         for standard in STANDARD_INDEXES {
             if missing_indexes.iter().any(|missing| missing.standard == standard) {
-                steps.extend(repair_index(context, &standard, settings)?);
+                steps.extend(repair_index(context, &standard, &budget)?);
             }
         }
         for difference in &unprotected {
-            steps.push(repair_protection(context, difference, settings)?);
+            steps.push(repair_protection(context, difference, &budget)?);
         }
         Ok(steps)
     })
+}
+
+/// Turns row level security on for every partition that lacks it though the event log has it; gives a
+/// line for each partition that is open.
+///
+/// # Errors
+///
+/// Only where something is wrong with the server; what cannot be changed is part of the answer.
+pub fn close_partitions(context: &Context, settings: Settings) -> Result<Vec<Step>> {
+    let mut open = protection::differences(&context.table)?;
+    open.retain(protection::Difference::is_open);
+    if open.is_empty() {
+        return Ok(Vec::new());
+    }
+    identity::run_as(context.table.owner, || {
+        lock::take_turn(context.table.oid, EVENTS)?;
+        query::begin_writing()?;
+        let budget = Budget::new(settings.lock_timeout_ms);
+        open.iter().map(|difference| repair_protection(context, difference, &budget)).collect()
+    })
+}
+
+/// Locks a relation, unless the budget for all of the repairs has passed.
+fn take_in_time(relation: Oid, name: &str, mode: Mode, budget: &Budget) -> Result<()> {
+    if budget.is_spent() {
+        return Err(Error::Postponed { count: 1, budget_ms: budget.total_ms() });
+    }
+    lock::take(relation, name, mode, budget)
 }
 
 /// A finding that is not ok, as a line of the answer.
@@ -60,17 +90,13 @@ fn differing(finding: Finding) -> Option<Step> {
 
 /// Gives the event log one standard index: the parts of partitions that have it are attached, small
 /// partitions get it, and for the others the statement is given.
-fn repair_index(
-    context: &Context,
-    standard: &StandardIndex,
-    settings: Settings,
-) -> Result<Vec<Step>> {
+fn repair_index(context: &Context, standard: &StandardIndex, budget: &Budget) -> Result<Vec<Step>> {
     let table = &context.table;
     let mut parts = Vec::new();
     let mut steps = Vec::new();
     let partitions = catalog::partitions(table)?;
     for partition in &partitions {
-        match part(partition, standard, settings) {
+        match part(partition, standard, budget) {
             Ok(Some(index)) => parts.push(index),
             Ok(None) => steps.push(to_be_built(partition, standard)),
             Err(error) => steps.push(Step {
@@ -85,8 +111,7 @@ fn repair_index(
         let parent = if let Some(index) = on_parent.into_iter().next() {
             index
         } else {
-            let budget = Budget::new(settings.lock_timeout_ms);
-            lock::take(table.oid, EVENTS, Mode::ShareRowExclusive, &budget)?;
+            take_in_time(table.oid, EVENTS, Mode::ShareRowExclusive, budget)?;
             index::create_on_parent_only(standard, table.qualified())?;
             index::on_columns(table.oid, standard.columns)?
                 .into_iter()
@@ -117,7 +142,7 @@ fn repair_index(
 fn part(
     partition: &Partition,
     standard: &StandardIndex,
-    settings: Settings,
+    budget: &Budget,
 ) -> Result<Option<index::Index>> {
     let oid = Oid::from(partition.oid);
     let usable = |oid| Ok(index::on_columns(oid, standard.columns)?.into_iter().find(|i| i.valid));
@@ -128,8 +153,7 @@ fn part(
         return Ok(None);
     }
     subtransaction::run(|| {
-        let budget = Budget::new(settings.lock_timeout_ms);
-        lock::take(oid, &partition.name, Mode::ShareRowExclusive, &budget)?;
+        take_in_time(oid, &partition.name, Mode::ShareRowExclusive, budget)?;
         index::create(standard, Qualified { schema: &partition.schema, name: &partition.name })?;
         usable(oid)
     })
@@ -149,15 +173,14 @@ fn to_be_built(partition: &Partition, standard: &StandardIndex) -> Step {
 fn repair_protection(
     context: &Context,
     difference: &protection::Difference,
-    settings: Settings,
+    budget: &Budget,
 ) -> Result<Step> {
     let partition = Oid::from(difference.oid);
     let repaired = subtransaction::run(|| {
-        let Some((schema, name)) = catalog::name_of(partition)? else {
-            return Ok(Vec::new());
+        take_in_time(partition, &difference.partition, Mode::AccessExclusive, budget)?;
+        let Some((schema, name)) = server::name_of_relation(partition) else {
+            return Err(Error::Changed { partition: difference.partition.clone() });
         };
-        let budget = Budget::new(settings.lock_timeout_ms);
-        lock::take(partition, &name, Mode::AccessExclusive, &budget)?;
         let name = Qualified { schema: &schema, name: &name };
         row_security::close(context.table.oid, partition, name)
     });

@@ -23,6 +23,9 @@ use crate::settings::Settings;
 /// each. Beyond them it stops when writers of the referenced tables have waited for the budget.
 const ATTACHED_ANYWAY: usize = 12;
 
+/// How many partitions a call builds: more could not be attached in time anyway.
+const BUILT_AT_MOST: usize = 36;
+
 /// What came of a wish for partitions.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
@@ -84,7 +87,7 @@ pub fn one(wanted: Wanted, settings: Settings) -> Result<(String, Report)> {
             }
         }
     })?;
-    record(&context, "create", &report)?;
+    record(&context, "create", &report, settings)?;
     Ok((name, report))
 }
 
@@ -110,7 +113,7 @@ pub fn missing(context: &Context, past: u32, settings: Settings) -> Result<Repor
         let (creations, obstacles) = plan(context)?;
         let mut problems = blocked(obstacles);
         let mut built = Vec::new();
-        for creation in &creations {
+        for creation in creations.iter().take(BUILT_AT_MOST) {
             match build_or_explain(context, creation) {
                 Ok(table) => built.push(table),
                 Err(error) => problems.push(error),
@@ -118,6 +121,10 @@ pub fn missing(context: &Context, past: u32, settings: Settings) -> Result<Repor
         }
         let mut report = attach_all(context, built, settings)?;
         report.problems.splice(0..0, problems);
+        if let count @ 1.. = creations.len().saturating_sub(BUILT_AT_MOST) {
+            let budget_ms = settings.lock_timeout_ms;
+            report.problems.push(Error::Postponed { count, budget_ms });
+        }
         Ok(report)
     })
 }
@@ -159,9 +166,11 @@ pub fn planned(context: &Context, creation: &Creation, settings: Settings) -> Re
 ///
 /// # Errors
 ///
-/// [`Error::NoCreatePrivilege`] where the owner may not create tables beside its table.
+/// [`Error::NoCreatePrivilege`] where the owner may not create tables beside its table;
+/// [`Error::UnsafeOwner`] as [`require_safe_owner`].
 pub fn as_owner<T>(context: &Context, work: impl FnOnce() -> Result<T>) -> Result<T> {
     let table = &context.table;
+    require_safe_owner(context)?;
     if !catalog::may_create_in(table.owner, table.schema_oid)? {
         return Err(Error::NoCreatePrivilege {
             role: table.owner_name.clone(),
@@ -169,6 +178,30 @@ pub fn as_owner<T>(context: &Context, work: impl FnOnce() -> Result<T>) -> Resul
         });
     }
     identity::run_as(table.owner, work)
+}
+
+/// Refuses a superuser's event log whose foreign key points to a table of somebody who is none.
+///
+/// Attaching checks the foreign key by a query on the referenced table, and planning it runs functions in
+/// that table's index expressions, as the event log's owner. A superuser can undo every restriction.
+///
+/// # Errors
+///
+/// [`Error::UnsafeOwner`].
+pub fn require_safe_owner(context: &Context) -> Result<()> {
+    let table = &context.table;
+    if !identity::is_superuser(table.owner) {
+        return Ok(());
+    }
+    let others = catalog::referenced_tables(table.oid)?;
+    match others.into_iter().find(|other| !identity::is_superuser(other.owner)) {
+        Some(other) => Err(Error::UnsafeOwner {
+            table: catalog::EVENTS.to_owned(),
+            owner: table.owner_name.clone(),
+            referenced: other.name,
+        }),
+        None => Ok(()),
+    }
 }
 
 /// A table that is ready to be attached.
@@ -186,18 +219,22 @@ fn build(context: &Context, creation: &Creation) -> Result<Built> {
     ddl::create_like(table, &creation.name)?;
     let oid = catalog::find_table(table.schema_oid, &creation.name)?
         .ok_or_else(|| Error::Internal(format!("table {name} is not there after its creation")))?;
+    let mut notes = Vec::new();
     for standard in STANDARD_INDEXES {
         let wanted = standard.name_on(&creation.name);
         match index::on_columns(oid, standard.columns)?.first() {
             None => index::create(&standard, name)?,
             Some(copied) if copied.name != wanted => {
                 let copied = Qualified { schema: &copied.schema, name: &copied.name };
-                index::rename(copied, &wanted)?;
+                // A month is worth more than the name of its index.
+                if let Err(error) = subtransaction::run(|| index::rename(copied, &wanted)) {
+                    notes.push(format!("index \"{}\" keeps its name: {error}", copied.name));
+                }
             }
             Some(_) => {}
         }
     }
-    let notes = protection::copy(table, oid, name)?;
+    notes.extend(protection::copy(table, oid, name)?);
     Ok(Built { oid, creation: creation.clone(), notes })
 }
 
@@ -223,17 +260,17 @@ fn attach_all(context: &Context, built: Vec<Built>, settings: Settings) -> Resul
     let budget = Budget::new(settings.lock_timeout_ms);
     lock::take(table.oid, catalog::EVENTS, Mode::ShareUpdateExclusive, &budget)?;
     let referenced = catalog::referenced_tables(table.oid)?;
-    for (oid, name) in &referenced {
-        lock::take(*oid, name, Mode::ShareRowExclusive, &budget)?;
+    for other in &referenced {
+        lock::take(other.oid, &other.name, Mode::ShareRowExclusive, &budget)?;
     }
     let held = Budget::new(settings.lock_timeout_ms);
+    let mut postponed = 0;
     for Built { oid, creation, notes } in built {
         let name = Qualified { schema: &table.schema, name: &creation.name };
         let enough = !referenced.is_empty() && report.created.len() >= ATTACHED_ANYWAY;
         if enough && held.is_spent() {
             ddl::drop_table(name)?;
-            let budget_ms = settings.lock_timeout_ms;
-            report.problems.push(Error::Postponed { name: creation.name, budget_ms });
+            postponed += 1;
             continue;
         }
         let attached = subtransaction::run(|| {
@@ -251,17 +288,21 @@ fn attach_all(context: &Context, built: Vec<Built>, settings: Settings) -> Resul
             }
         }
     }
+    if postponed > 0 {
+        let budget_ms = settings.lock_timeout_ms;
+        report.problems.push(Error::Postponed { count: postponed, budget_ms });
+    }
     Ok(report)
 }
 
 /// Writes into the ledger what a function made, if anything.
-pub fn record(context: &Context, task: &str, report: &Report) -> Result<()> {
+pub fn record(context: &Context, task: &str, report: &Report, settings: Settings) -> Result<()> {
     if report.created.is_empty() {
         return Ok(());
     }
     let clean = report.problems.is_empty() && report.notes.is_empty();
     let status = if clean { ledger::Status::Ok } else { ledger::Status::Warning };
-    ledger::record(context.extension.owner, task, status, details(report))
+    ledger::record(&context.extension, task, status, details(report), settings.lock_timeout_ms)
 }
 
 /// A report for the ledger.

@@ -281,9 +281,11 @@ pub fn protection(context: &Context) -> Result<Finding> {
             "owner, privileges, row level security and replica identity agree",
         ));
     }
-    let opens = |what: &str| what.contains("row level security") || what.contains("policies");
-    let status =
-        if differences.iter().any(|d| opens(&d.what)) { Status::Failed } else { Status::Warning };
+    let status = if differences.iter().any(protection::Difference::is_open) {
+        Status::Failed
+    } else {
+        Status::Warning
+    };
     let list: Vec<String> =
         differences.iter().map(|d| format!("\"{}\" ({})", d.partition, d.what)).collect();
     let hint = "SELECT * FROM setup_workflow_events(); turns row level security on where the event log \

@@ -18,6 +18,6 @@ pub fn partitions(settings: Settings) -> Result<Option<Report>> {
     }
     let context = Context::load_for_change("maintain_workflow_events_partitions")?;
     let report = create::missing(&context, 0, settings)?;
-    create::record(&context, "maintain", &report)?;
+    create::record(&context, "maintain", &report, settings)?;
     Ok(Some(report))
 }

@@ -9,11 +9,11 @@ use serde_json::json;
 use crate::db::ident::Qualified;
 use crate::db::lock::{self, Budget, Mode};
 use crate::db::{catalog, ddl, ledger, query};
-use crate::domain::partition::Extent;
+use crate::domain::partition::{Extent, Partition};
 use crate::domain::plan::{self, Obstacle, Retirement};
 use crate::error::{Error, Result};
 use crate::lifecycle::context::Context;
-use crate::pg::{bound, identity, subtransaction};
+use crate::pg::{bound, identity, server, subtransaction};
 use crate::settings::Settings;
 
 /// What came of a retention.
@@ -59,7 +59,7 @@ pub fn outdated(months: i32, settings: Settings) -> Result<Report> {
             "retention_months": months, "dropped": report.dropped, "kept": kept
         });
         let status = if kept.is_empty() { ledger::Status::Ok } else { ledger::Status::Warning };
-        ledger::record(context.extension.owner, "drop", status, details)?;
+        ledger::record(&context.extension, "drop", status, details, settings.lock_timeout_ms)?;
     }
     Ok(report)
 }
@@ -93,7 +93,8 @@ pub fn planned(context: &Context, months: u32) -> Result<Plan> {
 }
 
 /// Drops partitions of a plan. The event log is locked once; a partition that can't be locked in what
-/// is left of the budget, or that something depends on, is kept.
+/// is left of the budget, or that something depends on, is kept; and so are the rest once the budget has
+/// passed, because everybody waits meanwhile.
 ///
 /// To be called as the table's owner.
 ///
@@ -111,7 +112,14 @@ pub fn drop_all(
     }
     let budget = Budget::new(settings.lock_timeout_ms);
     lock::take(context.table.oid, catalog::EVENTS, Mode::AccessExclusive, &budget)?;
-    for retirement in retirements {
+    for (i, retirement) in retirements.iter().enumerate() {
+        if budget.is_spent() && i > 0 {
+            // Everybody waits while we go on.
+            let count = retirements.len() - i;
+            let postponed = Error::Postponed { count, budget_ms: settings.lock_timeout_ms };
+            report.kept.push((retirement.name.clone(), postponed));
+            break;
+        }
         match subtransaction::run(|| drop_one(context, retirement, &budget)) {
             Ok(name) => report.dropped.push(name),
             Err(error) => report.kept.push((retirement.name.clone(), error)),
@@ -120,16 +128,22 @@ pub fn drop_all(
     Ok(report)
 }
 
+/// Decides again under the lock, from the system caches: the transaction's snapshot may be older than
+/// what others have done to the partition, or to its name.
 fn drop_one(context: &Context, retirement: &Retirement, budget: &Budget) -> Result<String> {
     let partition = Oid::from(retirement.oid);
     lock::take(partition, &retirement.name, Mode::AccessExclusive, budget)?;
     let changed = || Error::Changed { partition: retirement.name.clone() };
-    let attached = catalog::partitions(&context.table)?;
-    let attached = attached.iter().any(|p| p.oid == retirement.oid && !p.detach_pending);
-    if !attached || bound::extent_of(partition) != Some(Extent::Range(retirement.range)) {
+    let is_pending = |p: &Partition| p.oid == retirement.oid && p.detach_pending;
+    if bound::parent_of(partition) != Some(context.table.oid)
+        || bound::extent_of(partition) != Some(Extent::Range(retirement.range))
+        || server::find_relation(context.table.schema_oid, catalog::EVENTS)
+            != Some(context.table.oid)
+        || catalog::partitions(&context.table)?.iter().any(is_pending)
+    {
         return Err(changed());
     }
-    let (schema, name) = catalog::name_of(partition)?.ok_or_else(changed)?;
+    let (schema, name) = server::name_of_relation(partition).ok_or_else(changed)?;
     ddl::drop_table(Qualified { schema: &schema, name: &name })?;
     Ok(name)
 }

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::lifecycle::adopt;
 use crate::lifecycle::context::{Context, require_privileges_of, require_writable};
 use crate::lifecycle::create;
-use crate::pg::{board, identity, subtransaction};
+use crate::pg::{board, identity, server, subtransaction};
 use crate::settings::Settings;
 
 /// How many periods before the current one a new event log has: events of the last weeks may still
@@ -72,6 +72,11 @@ impl Step {
 /// there is no `workflow_runs`; where the caller may not do it. Nothing is changed then.
 pub fn event_log(settings: Settings) -> Result<Vec<Step>> {
     require_writable("setup_workflow_events")?;
+    // What the catalogs say is compared as text: no setting of the caller's may change how it is written.
+    identity::pinned(|| event_log_pinned(settings))
+}
+
+fn event_log_pinned(settings: Settings) -> Result<Vec<Step>> {
     let extension = catalog::extension()?;
     let found =
         catalog::find_events(&extension).map_err(|error| with_row_count(error, &extension))?;
@@ -87,7 +92,10 @@ pub fn event_log(settings: Settings) -> Result<Vec<Step>> {
             Some(PAST_PERIODS)
         }
     };
-    identity::run_as(extension.owner, policy::ensure_row)?;
+    identity::run_as(extension.owner, || {
+        identity::set_lock_timeout(settings.lock_timeout_ms);
+        policy::ensure_row()
+    })?;
     let context = Context::load()?;
     if found.is_some() {
         steps.push(Step::new(EVENTS, Done::Kept, "adopted as it is"));
@@ -99,7 +107,7 @@ pub fn event_log(settings: Settings) -> Result<Vec<Step>> {
         let detail = "workflow_events_run_id_fkey to workflow_runs, deletes cascade";
         steps.insert(1, Step::new("foreign_key", Done::Made, detail));
     }
-    record(&context, &steps)?;
+    record(&context, &steps, settings)?;
     board::wake_launcher_at_commit();
     Ok(steps)
 }
@@ -109,8 +117,19 @@ fn with_row_count(error: Error, extension: &Extension) -> Error {
     match error {
         Error::NotPartitioned { table, .. } => {
             let name = Qualified { schema: &extension.schema, name: EVENTS };
-            // The caller may not be allowed to read it.
-            let rows = subtransaction::run(|| catalog::count_rows(name)).ok();
+            // A superuser who counts would run what the table's owner has put into its indexes; and a caller
+            // who isn't its owner may not be allowed to read it.
+            let count = || subtransaction::run(|| catalog::count_rows(name)).ok();
+            let owner = server::find_relation(extension.schema_oid, EVENTS)
+                .and_then(|oid| catalog::owner_of(oid).ok().flatten());
+            let rows = match owner {
+                Some((owner, _))
+                    if identity::has_privileges_of(identity::current_role(), owner) =>
+                {
+                    identity::run_as(owner, count)
+                }
+                _ => count(),
+            };
             Error::NotPartitioned { table, rows }
         }
         other => other,
@@ -119,13 +138,23 @@ fn with_row_count(error: Error, extension: &Extension) -> Error {
 
 /// Makes the event log with its indexes, but without partitions and without its foreign key, which
 /// would lock `workflow_runs` while the partitions are built.
+///
+/// It belongs to the owner of `workflow_runs`: code in that table's indexes runs as the owner of a table
+/// whose foreign key points to it, and must not gain by that.
 fn make(extension: &Extension, settings: Settings) -> Result<()> {
     let runs = Qualified { schema: &extension.schema, name: RUNS };
-    if catalog::find_table(extension.schema_oid, RUNS)?.is_none() {
-        return Err(Error::NoRuns { table: runs.plain() });
+    let no_runs = || Error::NoRuns { table: runs.plain() };
+    let runs_oid = catalog::find_table(extension.schema_oid, RUNS)?.ok_or_else(no_runs)?;
+    let (owner, owner_name) = catalog::owner_of(runs_oid)?.ok_or_else(no_runs)?;
+    if !identity::has_privileges_of(identity::current_role(), owner) {
+        return Err(Error::NotOwner { table: RUNS.to_owned(), owner: owner_name });
+    }
+    if !catalog::may_create_in(owner, extension.schema_oid)? {
+        let schema = extension.schema.clone();
+        return Err(Error::NoCreatePrivilege { role: owner_name, schema });
     }
     let events = Qualified { schema: &extension.schema, name: EVENTS };
-    identity::run_as(identity::current_role(), || {
+    identity::run_as(owner, || {
         identity::set_lock_timeout(settings.lock_timeout_ms);
         ddl::create_events(events)?;
         STANDARD_INDEXES.iter().try_for_each(|standard| index::create(standard, events))
@@ -156,7 +185,7 @@ fn partitions(context: &Context, past: Option<u32>, settings: Settings) -> Resul
     Ok(steps)
 }
 
-fn record(context: &Context, steps: &[Step]) -> Result<()> {
+fn record(context: &Context, steps: &[Step], settings: Settings) -> Result<()> {
     let changed = |step: &&Step| matches!(step.done, Done::Made | Done::Repaired);
     if !steps.iter().any(|step| changed(&step)) {
         return Ok(());
@@ -167,5 +196,6 @@ fn record(context: &Context, steps: &[Step]) -> Result<()> {
         .collect();
     let differs = steps.iter().any(|step| step.done == Done::Differs);
     let status = if differs { ledger::Status::Warning } else { ledger::Status::Ok };
-    ledger::record(context.extension.owner, "setup", status, serde_json::json!({ "steps": list }))
+    let details = serde_json::json!({ "steps": list });
+    ledger::record(&context.extension, "setup", status, details, settings.lock_timeout_ms)
 }

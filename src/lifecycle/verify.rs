@@ -7,8 +7,10 @@ use crate::db::ident::Qualified;
 use crate::db::{ledger, query};
 use crate::error::{Error, Result};
 use crate::lifecycle::context::{Context, require_privileges_of};
+use crate::lifecycle::create::require_safe_owner;
 use crate::lifecycle::inspect::{self, Finding, Status};
 use crate::pg::{board, identity, server, subtransaction};
+use crate::settings::{Settings, WorkerSettings};
 
 /// The version of this library.
 const LIBRARY_VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -27,9 +29,17 @@ const PROBES: [(&str, i32); 4] = [
 /// # Errors
 ///
 /// Where the extension is not installed, or the caller may not act as the table's owner.
-pub fn event_log() -> Result<Vec<Finding>> {
+pub fn event_log(settings: Settings, worker: &WorkerSettings) -> Result<Vec<Finding>> {
+    // What the catalogs say is compared as text: no setting of the caller's may change how it is written.
+    identity::pinned(|| {
+        identity::set_lock_timeout(settings.lock_timeout_ms);
+        event_log_pinned(worker)
+    })
+}
+
+fn event_log_pinned(worker: &WorkerSettings) -> Result<Vec<Finding>> {
     let extension = catalog::extension()?;
-    let mut findings = vec![version(&extension.version), worker()?];
+    let mut findings = vec![version(&extension.version), self::worker(worker)?];
     let context = match Context::load() {
         Ok(context) => context,
         Err(error) => {
@@ -39,6 +49,10 @@ pub fn event_log() -> Result<Vec<Finding>> {
         }
     };
     require_privileges_of(context.table.owner, &context.table)?;
+    if let Err(error) = require_safe_owner(&context) {
+        let hint = error.hint().unwrap_or_default();
+        findings.push(Finding::bad("owner", Status::Failed, error.to_string(), hint));
+    }
     let detail = format!("{} is partitioned by range of ts", context.table.qualified());
     findings.push(Finding::ok("table", detail));
     findings.push(inspect::columns(&context)?);
@@ -66,8 +80,9 @@ fn version(installed: &str) -> Finding {
 }
 
 /// Whether the worker is there, and how it last went.
-fn worker() -> Result<Finding> {
+fn worker(settings: &WorkerSettings) -> Result<Finding> {
     const CHECK: &str = "worker";
+    let off = |detail: &str, hint: &str| Ok(Finding::bad(CHECK, Status::Warning, detail, hint));
     if !board::exists() {
         return Ok(Finding::bad(
             CHECK,
@@ -76,6 +91,18 @@ fn worker() -> Result<Finding> {
             "Add pg_meshhook_events to shared_preload_libraries and restart, or call \
              maintain_workflow_events_partitions() every day from a scheduler of your own.",
         ));
+    }
+    if !settings.enabled {
+        return off(
+            "pg_meshhook_events.enabled is off",
+            "Turn it on and reload the configuration.",
+        );
+    }
+    if !settings.databases.includes(&catalog::current_database()?) {
+        return off(
+            "pg_meshhook_events.databases does not name this database",
+            "Add it there and reload the configuration.",
+        );
     }
     if board::launcher_pid() == 0 {
         return Ok(Finding::bad(
@@ -92,7 +119,14 @@ fn worker() -> Result<Finding> {
         ));
     };
     let succeeded = last.succeeded_at.map_or("never".to_owned(), |at| at);
+    let overdue = last.succeeded_s_ago.zip(settings.interval_s).is_some_and(|(age, i)| age > 2 * i);
     Ok(match last.last_status.as_deref() {
+        Some("ok") if overdue => Finding::bad(
+            CHECK,
+            Status::Warning,
+            format!("it is overdue; it last succeeded: {succeeded}"),
+            "See whether the launcher is among pg_stat_activity, and what the server log says.",
+        ),
         Some("failed" | "crashed") => Finding::bad(
             CHECK,
             Status::Failed,
@@ -126,7 +160,11 @@ fn probe(context: &Context, check: &'static str, days: i32) -> Result<Finding> {
         return Ok(Finding::bad(check, Status::Warning, "not tried: nothing can be written", hint));
     }
     let tried = identity::run_as(context.table.owner, || {
-        subtransaction::try_out(|| write_and_read_back(context, days))
+        subtransaction::try_out(|| {
+            // A foreign key that is checked later could not be checked here.
+            query::execute("SET CONSTRAINTS ALL IMMEDIATE", &[])?;
+            write_and_read_back(context, days)
+        })
     });
     Ok(match tried {
         Ok(Some(true)) => Finding::ok(check, "inserted and read back"),

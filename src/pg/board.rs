@@ -15,8 +15,12 @@ pub const SLOTS: usize = 2;
 /// all of them.
 const WAKE_REQUESTS: usize = 64;
 
+/// What is known of a worker: it registers itself when it starts, so that a launcher that was started
+/// again meets the workers of the one before.
 #[derive(Clone, Copy, Default)]
 struct Slot {
+    pid: i32,
+    database: u32,
     done: bool,
 }
 
@@ -74,13 +78,20 @@ pub fn launcher_pid() -> i32 {
 /// A worker is about to be started in `slot`: until it says otherwise, it has failed.
 pub fn clear_slot(slot: usize) {
     if let Some(entry) = BOARD.exclusive().slots.get_mut(slot) {
-        entry.done = false;
+        *entry = Slot::default();
     }
 }
 
-/// The worker in `slot` says that it has done its work.
-pub fn report_done(slot: usize) {
+/// The worker in `slot` says which process it is, and which database it has been given.
+pub fn register(slot: usize, pid: i32, database: u32) {
     if let Some(entry) = BOARD.exclusive().slots.get_mut(slot) {
+        *entry = Slot { pid, database, done: false };
+    }
+}
+
+/// The process `pid`, registered in `slot`, says that it has done its work.
+pub fn report_done(slot: usize, pid: i32) {
+    if let Some(entry) = BOARD.exclusive().slots.get_mut(slot).filter(|entry| entry.pid == pid) {
         entry.done = true;
     }
 }
@@ -90,6 +101,13 @@ pub fn report_done(slot: usize) {
 pub fn outcome(slot: usize) -> Outcome {
     let done = BOARD.share().slots.get(slot).is_some_and(|entry| entry.done);
     if done { Outcome::Done } else { Outcome::Failed }
+}
+
+/// The process and database of the worker that is registered in `slot` and still runs.
+#[must_use]
+pub fn running(slot: usize) -> Option<(i32, u32)> {
+    let entry = *BOARD.share().slots.get(slot)?;
+    super::process::is_alive(entry.pid).then_some((entry.pid, entry.database))
 }
 
 /// Which databases asked to be looked at since the last call.

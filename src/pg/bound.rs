@@ -1,9 +1,29 @@
 //! A partition's bound as the catalog holds it (`pg_class.relpartbound`), without going through text.
 
 use pgrx::pg_sys;
+use pgrx::pg_sys::submodules::ffi::pg_guard_ffi_boundary;
 
 use crate::domain::instant::Instant;
 use crate::domain::partition::{Bound, Extent, Range};
+
+/// A function that `pg_sys` doesn't have. It raises errors, so it is called behind the guard that turns
+/// them into unwinding.
+mod c {
+    use super::pg_sys;
+
+    unsafe extern "C-unwind" {
+        pub fn get_partition_parent(relation: pg_sys::Oid, even_if_detached: bool) -> pg_sys::Oid;
+    }
+}
+
+/// The table that `relation` is attached to now, whatever snapshot the transaction has; `None` where it
+/// is gone or is no partition.
+#[must_use]
+pub fn parent_of(relation: pg_sys::Oid) -> Option<pg_sys::Oid> {
+    extent_of(relation)?;
+    // SAFETY: the relation is a partition, as its bound says; the call is guarded.
+    Some(unsafe { pg_guard_ffi_boundary(|| c::get_partition_parent(relation, true)) })
+}
 
 /// A tuple of the system cache, released when dropped.
 struct CachedTuple(pg_sys::HeapTuple);

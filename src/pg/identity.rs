@@ -8,7 +8,7 @@ use pgrx::pg_sys;
 ///
 /// A table's owner can put functions into index expressions, CHECK constraints and defaults, and they
 /// run during our DDL: nothing they look up may depend on what the caller, or an earlier step, set.
-const PINNED: [(&CStr, &CStr); 7] = [
+const PINNED: [(&CStr, &CStr); 8] = [
     (c"search_path", c"pg_catalog, pg_temp"),
     (c"TimeZone", c"UTC"),
     (c"DateStyle", c"ISO, YMD"),
@@ -16,6 +16,7 @@ const PINNED: [(&CStr, &CStr); 7] = [
     (c"default_table_access_method", c"heap"),
     (c"row_security", c"on"),
     (c"standard_conforming_strings", c"on"),
+    (c"quote_all_identifiers", c"off"),
 ];
 
 /// The identity and the settings to go back to.
@@ -26,7 +27,7 @@ struct Previous {
 }
 
 impl Previous {
-    fn enter(role: pg_sys::Oid) -> Self {
+    fn enter(role: pg_sys::Oid, restriction: u32) -> Self {
         let mut previous = Self { role: pg_sys::InvalidOid, security_context: 0, setting_level: 0 };
         // SAFETY: both pointers are to fields that outlive the call.
         unsafe {
@@ -40,11 +41,9 @@ impl Previous {
         for (name, value) in PINNED {
             set(name, value);
         }
-        let restricted =
-            (pg_sys::SECURITY_RESTRICTED_OPERATION | pg_sys::SECURITY_LOCAL_USERID_CHANGE) as c_int;
         // SAFETY: `role` is an existing role's OID; Drop, or the abort, goes back to the old pair.
         unsafe {
-            pg_sys::SetUserIdAndSecContext(role, previous.security_context | restricted);
+            pg_sys::SetUserIdAndSecContext(role, previous.security_context | restriction as c_int);
         }
         previous
     }
@@ -72,7 +71,19 @@ impl Drop for Previous {
 ///
 /// See `RestrictSearchPath` and `index_build` in PostgreSQL's `catalog/index.c` for the same pattern.
 pub fn run_as<R>(role: pg_sys::Oid, work: impl FnOnce() -> R) -> R {
-    let previous = Previous::enter(role);
+    let restriction = pg_sys::SECURITY_RESTRICTED_OPERATION | pg_sys::SECURITY_LOCAL_USERID_CHANGE;
+    let previous = Previous::enter(role, restriction);
+    let result = work();
+    drop(previous);
+    result
+}
+
+/// Runs `work` as the current role, with the settings pinned; they come back at the end.
+pub fn pinned<R>(work: impl FnOnce() -> R) -> R {
+    let mut unchanged = (pg_sys::InvalidOid, 0);
+    // SAFETY: both pointers are to locals that outlive the call.
+    unsafe { pg_sys::GetUserIdAndSecContext(&raw mut unchanged.0, &raw mut unchanged.1) };
+    let previous = Previous::enter(unchanged.0, 0);
     let result = work();
     drop(previous);
     result
@@ -107,6 +118,13 @@ pub fn set_lock_timeout(milliseconds: i32) {
 pub fn current_role() -> pg_sys::Oid {
     // SAFETY: reads a variable of the backend.
     unsafe { pg_sys::GetUserId() }
+}
+
+/// Whether `role` is a superuser.
+#[must_use]
+pub fn is_superuser(role: pg_sys::Oid) -> bool {
+    // SAFETY: reads the role cache.
+    unsafe { pg_sys::superuser_arg(role) }
 }
 
 /// Whether `role` has the privileges of `owner`: is it, is a member of it, or is a superuser.

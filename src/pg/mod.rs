@@ -2,7 +2,7 @@
 //!
 //! pgrx turns an error that PostgreSQL raises into an unwinding of the Rust stack, so guards with
 //! `Drop` are sound across calls through `pgrx::pg_sys`. Symbols that pgrx does not wrap are declared in
-//! [`process`], where they never raise, and in [`expression`], where the call is guarded.
+//! [`process`], where they never raise, and in [`bound`] and [`expression`], where the call is guarded.
 
 pub mod board;
 pub mod bound;

@@ -19,6 +19,38 @@ mod handler {
     pub extern "C-unwind" fn ignore(_signal: c_int) {}
 }
 
+/// The timers of `utils/timeout.h`, which `pg_sys` doesn't have. They raise nothing.
+mod timer {
+    use std::ffi::c_int;
+
+    /// `STATEMENT_TIMEOUT` of the enum TimeoutId, the same in 15 to 18.
+    pub const STATEMENT: c_int = 3;
+
+    unsafe extern "C-unwind" {
+        pub fn enable_timeout_after(id: c_int, delay_ms: c_int);
+        pub fn disable_all_timeouts(keep_indicators: bool);
+    }
+}
+
+/// Cancels what runs after that many milliseconds, as `statement_timeout` does for a client.
+pub fn arm_step_timer(milliseconds: c_int) {
+    // SAFETY: InitPostgres has registered the timer, and its handler sends SIGINT to this process.
+    unsafe { timer::enable_timeout_after(timer::STATEMENT, milliseconds) }
+}
+
+/// Disarms every timer.
+pub fn disarm_timers() {
+    // SAFETY: as above; a timer that isn't armed is left alone.
+    unsafe { timer::disable_all_timeouts(false) }
+}
+
+/// Whether there is a process `pid` of this server that is connected to a database.
+#[must_use]
+pub fn is_alive(pid: i32) -> bool {
+    // SAFETY: looks through the array of processes under its lock.
+    pid != 0 && unsafe { !pg_sys::BackendPidGetProc(pid).is_null() }
+}
+
 /// What a cancel request (`pg_cancel_backend`) does to this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnCancel {

@@ -67,6 +67,22 @@ pub fn find_relation(schema: pg_sys::Oid, name: &str) -> Option<pg_sys::Oid> {
     (relation != pg_sys::InvalidOid).then_some(relation)
 }
 
+/// The schema and name that a relation has now, whatever snapshot the transaction has; `None` where it
+/// is gone. Under a lock on the relation the answer stays true.
+#[must_use]
+pub fn name_of_relation(relation: pg_sys::Oid) -> Option<(String, String)> {
+    // SAFETY: looks up the system cache; the result is null or a palloc'd C string, which is copied.
+    let (schema, name) = unsafe {
+        let name = pg_sys::get_rel_name(relation);
+        if name.is_null() {
+            return None;
+        }
+        let name = std::ffi::CStr::from_ptr(name).to_string_lossy().into_owned();
+        (pg_sys::get_rel_namespace(relation), name)
+    };
+    Some((schema_name(schema)?, name))
+}
+
 /// The name of a schema; `None` where it is gone.
 #[must_use]
 pub fn schema_name(schema: pg_sys::Oid) -> Option<String> {

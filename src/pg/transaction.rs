@@ -6,6 +6,7 @@ use std::panic::AssertUnwindSafe;
 use pgrx::{PgTryBuilder, pg_sys};
 
 use crate::error::{Error, Result};
+use crate::pg::process;
 use crate::pg::subtransaction::failure;
 
 /// A memory context below the top one, for what must outlive transactions; deleted when dropped.
@@ -42,11 +43,16 @@ impl Drop for Home {
     }
 }
 
+/// How long one step may take, in milliseconds: code of a table's owner that never ends must not keep a
+/// worker for ever. The server arms `statement_timeout` for clients only.
+const STEP_LIMIT_MS: c_int = 30_000;
+
 /// Runs `step` in a transaction of its own, with a snapshot: committed where it gives `Ok`, aborted
 /// where it gives `Err`, the server raises an error, or Rust code panics.
 ///
 /// Whatever happens, the process is outside any transaction afterwards, with the identity it had.
-/// A FATAL error (SIGTERM) is not caught: the process ends.
+/// A FATAL error (SIGTERM) is not caught: the process ends. A step that takes longer than
+/// [`STEP_LIMIT_MS`] is cancelled (57014).
 pub fn attempt<T>(home: &Home, step: impl FnOnce() -> Result<T>) -> Result<T> {
     let (mut role, mut security_context): (pg_sys::Oid, c_int) = (pg_sys::InvalidOid, 0);
     // SAFETY: both pointers are to locals that outlive the call.
@@ -60,7 +66,9 @@ pub fn attempt<T>(home: &Home, step: impl FnOnce() -> Result<T>) -> Result<T> {
             pg_sys::StartTransactionCommand();
             pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
         }
+        process::arm_step_timer(STEP_LIMIT_MS);
         let value = step()?;
+        process::disarm_timers();
         // SAFETY: the snapshot and the transaction are those begun above.
         unsafe {
             pg_sys::PopActiveSnapshot();
@@ -70,6 +78,7 @@ pub fn attempt<T>(home: &Home, step: impl FnOnce() -> Result<T>) -> Result<T> {
     }))
     .catch_others(|error| Err(Error::Server(failure(&error))))
     .execute();
+    process::disarm_timers();
     // SAFETY: cleans up what the step left. A cancel that came late must not hit the next step; the
     // abort also does the right thing where no transaction is open; an abort alone does not always
     // restore the identity (it restores that of the transaction's start).
@@ -88,6 +97,7 @@ pub fn attempt<T>(home: &Home, step: impl FnOnce() -> Result<T>) -> Result<T> {
 /// Settings that hold for a worker, whatever `ALTER DATABASE … SET` or `ALTER ROLE … SET` say: an
 /// owner of a database must neither stop the maintenance of it nor steer code that runs as superuser.
 const PINNED: &[(&CStr, &CStr)] = &[
+    (c"role", c"none"),
     (c"search_path", c"pg_catalog, pg_temp"),
     (c"TimeZone", c"UTC"),
     (c"DateStyle", c"ISO, YMD"),
@@ -100,6 +110,7 @@ const PINNED: &[(&CStr, &CStr)] = &[
     (c"idle_in_transaction_session_timeout", c"0"),
     #[cfg(any(feature = "pg17", feature = "pg18"))]
     (c"transaction_timeout", c"0"),
+    (c"quote_all_identifiers", c"off"),
     (c"default_tablespace", c""),
     (c"default_table_access_method", c"heap"),
 ];

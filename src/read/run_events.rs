@@ -38,17 +38,18 @@ pub unsafe fn replay(
     let table = server::find_relation(schema_oid, EVENTS)
         .ok_or_else(|| Error::NotSetUp { table: events.plain() })?;
     // An older form of the table has no created_at.
-    let created_at =
-        if server::has_column(table, "created_at") { "created_at" } else { "NULL::timestamptz" };
+    let created_at = if server::has_column(table, "created_at") { "created_at" } else { "NULL" };
     let mut query = format!(
-        "SELECT id::bigint, run_id::uuid, ts::timestamptz, type::text, payload::jsonb, {created_at} \
-         FROM {events} WHERE run_id = $1"
+        "SELECT id::pg_catalog.int8, run_id::pg_catalog.uuid, ts::pg_catalog.timestamptz, \
+                type::pg_catalog.text, payload::pg_catalog.jsonb, {created_at}::pg_catalog.timestamptz \
+         FROM {events} WHERE run_id OPERATOR(pg_catalog.=) $1"
     );
     let mut parameters = Vec::with_capacity(3);
     // No run has the id NULL: the comparison gives no rows, as it does in plain SQL.
     let Some(run) = run.and_then(IntoDatum::into_datum) else {
-        let none = "SELECT NULL::bigint, NULL::uuid, NULL::timestamptz, NULL::text, NULL::jsonb, \
-                           NULL::timestamptz WHERE false";
+        let none = "SELECT NULL::pg_catalog.int8, NULL::pg_catalog.uuid, NULL::pg_catalog.timestamptz, \
+                           NULL::pg_catalog.text, NULL::pg_catalog.jsonb, NULL::pg_catalog.timestamptz \
+                    WHERE false";
         // SAFETY: as this function requires.
         return unsafe { result_set::return_query(call, none, &[]) };
     };
@@ -56,7 +57,10 @@ pub unsafe fn replay(
     for (operator, bound) in [(">=", from), ("<=", to)] {
         if let Some(value) = bound.and_then(IntoDatum::into_datum) {
             parameters.push(Parameter { type_oid: pg_sys::TIMESTAMPTZOID, value });
-            query.push_str(&format!(" AND ts {operator} ${}", parameters.len()));
+            query.push_str(&format!(
+                " AND ts OPERATOR(pg_catalog.{operator}) ${}",
+                parameters.len()
+            ));
         }
     }
     query.push_str(" ORDER BY ts, id");

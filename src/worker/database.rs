@@ -10,12 +10,13 @@ use serde_json::json;
 
 use super::Assignment;
 use crate::db::ledger::{self, Status};
-use crate::db::{catalog, lock, query};
+use crate::db::{catalog, index, lock, policy, query};
 use crate::domain::plan::{self, Creation, Retirement};
 use crate::domain::schedule::crash_back_off;
 use crate::error::{Error, Failure, Result};
 use crate::lifecycle::context::Context;
-use crate::lifecycle::{create, inspect, retire};
+use crate::lifecycle::setup::Done;
+use crate::lifecycle::{adopt, create, inspect, retire};
 use crate::pg::process::{self, OnCancel};
 use crate::pg::transaction::{Home, attempt, pin_settings};
 use crate::pg::{board, identity, server};
@@ -26,11 +27,14 @@ pub fn run(assignment: Assignment) {
     process::install_signal_handlers(OnCancel::EndStatement);
     process::connect_to_database(assignment.database.into());
     process::report_application_name("pg_meshhook_events worker");
+    board::register(assignment.slot, server::process_id(), assignment.database);
     let pass = Pass { home: Home::new(), settings: Settings::current() };
     match pass.run() {
-        Ok(End::Done) => board::report_done(assignment.slot),
+        Ok(End::Done) => board::report_done(assignment.slot, server::process_id()),
         Ok(End::TryAgain) => {}
-        Err(error) => log_failure(&error.to_failure()),
+        Err(error) => {
+            log_failure(&format!("with OID {}", assignment.database), &error.to_failure());
+        }
     }
     process::report_activity(false, "");
 }
@@ -58,6 +62,8 @@ struct Outcome {
     failures: Vec<Failure>,
     /// What somebody should look at.
     warnings: Vec<String>,
+    /// Whether something could not be locked in time, and may be another time.
+    try_again: bool,
 }
 
 struct Pass {
@@ -77,10 +83,6 @@ impl Pass {
         if !self.step("looking for an event log", || self.has_event_log())? {
             return Ok(End::Done);
         }
-        if !self.step("looking for another worker", lock::become_only_worker)? {
-            debug1!("another worker maintains this database");
-            return Ok(End::Done);
-        }
         let Some(entry) = self.step("claiming the attempt", claim)? else {
             return Ok(End::TryAgain);
         };
@@ -89,7 +91,8 @@ impl Pass {
             outcome.failures.push(error.to_failure());
         }
         self.step("recording the attempt", || record(entry, &outcome))?;
-        Ok(if outcome.failures.is_empty() { End::Done } else { End::TryAgain })
+        let done = outcome.failures.is_empty() && !outcome.try_again;
+        Ok(if done { End::Done } else { End::TryAgain })
     }
 
     /// Whether there is an event log here that can be maintained.
@@ -101,8 +104,12 @@ impl Pass {
             debug1!("the extension is not installed in this database");
             return Ok(false);
         };
+        // A restore brings the policy after the tables, and their indexes after that.
+        if !policy::has_row()? {
+            return Ok(false);
+        }
         match catalog::find_events(&extension) {
-            Ok(Some(_)) => Ok(true),
+            Ok(Some(table)) => index::exists_on(table.oid),
             Ok(None) => Ok(false),
             // Not ours to maintain: verify_workflow_events() says so.
             Err(
@@ -137,11 +144,14 @@ impl Pass {
             match self.step(&activity, || drop_one(&retirement, self.settings)) {
                 Ok(report) => {
                     outcome.dropped.extend(report.dropped);
-                    let kept = report.kept.into_iter().map(|(name, error)| error.kept(&name));
-                    outcome.warnings.extend(kept.map(|error| error.to_string()));
+                    report.kept.into_iter().for_each(|(name, error)| outcome.keep(&name, error));
                 }
-                Err(error) => outcome.warnings.push(error.kept(&retirement.name).to_string()),
+                Err(error) => outcome.keep(&retirement.name, error),
             }
+        }
+        match self.step("comparing protection", || close_open_partitions(self.settings)) {
+            Ok(open) => outcome.warnings.extend(open),
+            Err(error) => outcome.warnings.push(format!("protection: {error}")),
         }
         let coverage =
             self.step("proving the coverage", || inspect::coverage(&Context::load()?))?;
@@ -152,12 +162,29 @@ impl Pass {
     }
 }
 
+impl Outcome {
+    /// A partition that was to go is kept.
+    fn keep(&mut self, name: &str, error: Error) {
+        self.try_again |= matches!(error, Error::LockTimeout { .. });
+        self.warnings.push(error.kept(name).to_string());
+    }
+}
+
+/// Turns row level security on for partitions that lack it though the event log has it, and gives what
+/// is still open.
+fn close_open_partitions(settings: Settings) -> Result<Vec<String>> {
+    let steps = adopt::close_partitions(&Context::load()?, settings)?;
+    let open = steps.into_iter().filter(|step| step.done == Done::Differs);
+    Ok(open.map(|step| format!("partition \"{}\": {}", step.object, step.detail)).collect())
+}
+
 /// Claims the attempt in the ledger, to be committed before the work. `None` where earlier attempts
 /// ended without a word, and it is too soon to try again.
 fn claim() -> Result<Option<i64>> {
     let (crashes, age_s) = ledger::close_crashed()?;
     let wait = crash_back_off(crashes);
-    if crashes > 0 && Duration::from_secs(age_s.unsigned_abs()) < wait {
+    // An age below zero comes from a clock that was wrong: nothing is waited for.
+    if crashes > 0 && u64::try_from(age_s).is_ok_and(|age| Duration::from_secs(age) < wait) {
         return Ok(None);
     }
     Ok(Some(ledger::open("maintain")?))
@@ -213,16 +240,17 @@ fn record(entry: i64, outcome: &Outcome) -> Result<()> {
     ledger::close(entry, status, failure, message.as_deref(), details)?;
     ledger::prune()?;
     let last = before.and_then(|before| before.last_message);
+    let database = catalog::current_database()?;
     match failure {
-        Some(failure) if last != message => log_failure(failure),
+        Some(failure) if last != message => log_failure(&format!("\"{database}\""), failure),
         None if message.is_some() && last != message => {
-            log!("maintenance of the event log: {}", message.unwrap_or_default());
+            log!("maintenance of database \"{database}\": {}", message.unwrap_or_default());
         }
         _ => {}
     }
     if !outcome.created.is_empty() || !outcome.dropped.is_empty() {
         log!(
-            "maintenance of the event log: created {}, dropped {}",
+            "maintenance of database \"{database}\": created {}, dropped {}",
             list(&outcome.created),
             list(&outcome.dropped)
         );
@@ -243,10 +271,10 @@ fn failure_as_json(failure: &Failure) -> serde_json::Value {
     })
 }
 
-fn log_failure(failure: &Failure) {
+fn log_failure(database: &str, failure: &Failure) {
     let detail = failure.detail.as_deref().map(|detail| format!(" ({detail})")).unwrap_or_default();
     log!(
-        "maintenance of the event log failed with {}: {}{detail}",
+        "maintenance of database {database} failed with {}: {}{detail}",
         failure.sqlstate_text(),
         failure.message
     );

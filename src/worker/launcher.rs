@@ -25,10 +25,30 @@ const NO_SLOT_LOG: Duration = Duration::from_secs(600);
 /// The longest name of a worker, in bytes (`BGW_MAXLEN` less the NUL).
 const MAX_NAME_BYTES: usize = 95;
 
-/// A worker that was started and has not been seen to end.
+/// A worker that has not been seen to end.
 struct Child {
     database: u32,
-    worker: DynamicBackgroundWorker,
+    handle: Handle,
+}
+
+/// How one finds out whether a worker has ended.
+enum Handle {
+    /// This launcher started it.
+    Started(DynamicBackgroundWorker),
+    /// A launcher before this one did; what is left is its process.
+    Orphan(i32),
+}
+
+impl Child {
+    fn has_ended(&self) -> bool {
+        match &self.handle {
+            Handle::Started(worker) => matches!(
+                worker.pid(),
+                Err(BackgroundWorkerStatus::Stopped | BackgroundWorkerStatus::PostmasterDied)
+            ),
+            Handle::Orphan(pid) => !process::is_alive(*pid),
+        }
+    }
 }
 
 /// What the launcher knows.
@@ -58,13 +78,27 @@ pub fn run() {
 impl Launcher {
     fn new() -> Self {
         let zone = settings::schedule_time_zone();
-        Self {
+        let mut launcher = Self {
             started: Instant::now(),
             queue: Queue::default(),
             timetable: Timetable::new(civil_now(&zone)),
             zone,
             children: Default::default(),
             no_slot_logged: None,
+        };
+        launcher.adopt_orphans();
+        launcher
+    }
+
+    /// Takes over the workers of a launcher that was terminated, so that no database gets a second one,
+    /// and none is forgotten that fails.
+    fn adopt_orphans(&mut self) {
+        for (slot, place) in self.children.iter_mut().enumerate() {
+            if let Some((pid, database)) = board::running(slot) {
+                self.queue.observe(&[database], Duration::ZERO);
+                self.queue.started(database);
+                *place = Some(Child { database, handle: Handle::Orphan(pid) });
+            }
         }
     }
 
@@ -93,21 +127,19 @@ impl Launcher {
         let now = self.started.elapsed();
         let waits_for_slot = self.children.iter().all(Option::is_some);
         let next_due = if waits_for_slot { None } else { self.queue.until_next(now) };
+        // Nobody tells us when an orphan ends.
+        let has_orphan =
+            self.children.iter().flatten().any(|c| matches!(c.handle, Handle::Orphan(_)));
+        let look = if has_orphan { NO_SLOT_RETRY } else { POLL };
         let next_scheduled = schedule.and_then(|schedule| self.timetable.until_next(&schedule));
-        [next_due, next_scheduled, Some(POLL)].into_iter().flatten().min().unwrap_or(POLL)
+        [next_due, next_scheduled, Some(look)].into_iter().flatten().min().unwrap_or(look)
     }
 
     /// Takes note of the workers that have ended. The server sets our latch when one does.
     fn reap(&mut self) {
         let now = self.started.elapsed();
         for (slot, child) in self.children.iter_mut().enumerate() {
-            let ended = child.as_ref().is_some_and(|child| {
-                matches!(
-                    child.worker.pid(),
-                    Err(BackgroundWorkerStatus::Stopped | BackgroundWorkerStatus::PostmasterDied)
-                )
-            });
-            if let Some(child) = child.take_if(|_| ended) {
+            if let Some(child) = child.take_if(|child| child.has_ended()) {
                 let jitter = (server::now_us() & 0xff) as u8;
                 let failures = self.queue.ended(child.database, board::outcome(slot), now, jitter);
                 debug1!(
@@ -160,7 +192,7 @@ impl Launcher {
             };
             self.queue.started(oid);
             if let Some(place) = self.children.get_mut(slot) {
-                *place = Some(Child { database: oid, worker });
+                *place = Some(Child { database: oid, handle: Handle::Started(worker) });
             }
         }
         true
