@@ -1,5 +1,6 @@
 //! Locks under a budget: all locks of a step together wait no longer than it says.
 
+use std::cell::Cell;
 use std::time::Instant;
 
 use pgrx::PgSqlErrorCode as Sqlstate;
@@ -15,18 +16,23 @@ pub use crate::pg::lock::Mode;
 /// writers queue behind it, so it may take its time; less than the 5 s that DROP DATABASE waits for a worker.
 const TURN_WAIT_MS: i32 = 3_000;
 
-/// The time that the locks of one step may take.
+/// How much of a step is done whatever time it takes: a few milliseconds each, and so many are little
+/// beside the budget, while a busy machine would otherwise stop a step half-way now and then.
+const DONE_ANYWAY: u32 = 36;
+
+/// The time that the locks of one step may take: to be had, and to be held.
 #[derive(Debug)]
 pub struct Budget {
     started: Instant,
     total_ms: i32,
+    done: Cell<u32>,
 }
 
 impl Budget {
     /// A budget of that many milliseconds, beginning now.
     #[must_use]
     pub fn new(total_ms: i32) -> Self {
-        Self { started: Instant::now(), total_ms }
+        Self { started: Instant::now(), total_ms, done: Cell::new(0) }
     }
 
     /// All of it, in milliseconds.
@@ -35,10 +41,12 @@ impl Budget {
         self.total_ms
     }
 
-    /// Whether nothing is left of it.
+    /// Whether one more piece of the step is to be done, while others wait for the locks it holds.
     #[must_use]
-    pub fn is_spent(&self) -> bool {
-        self.started.elapsed().as_millis() >= u128::from(self.total_ms.unsigned_abs())
+    pub fn has_room(&self) -> bool {
+        self.done.set(self.done.get().saturating_add(1));
+        let spent = self.started.elapsed().as_millis() >= u128::from(self.total_ms.unsigned_abs());
+        !spent || self.done.get() <= DONE_ANYWAY
     }
 
     /// What is left of it, in milliseconds; at least 1, because 0 means without limit.
@@ -87,14 +95,16 @@ pub fn take_turn(table: Oid, name: &str) -> Result<()> {
 
 /// Who holds a lock on `relation` that conflicts with `mode`.
 fn holders(relation: Oid, mode: Mode) -> Result<Vec<Blocker>> {
-    // A prepared transaction holds its locks without a process.
+    // A prepared transaction holds its locks without a process; it is known by the lock on its own number.
     let sql = "SELECT l.pid, a.usename::text, a.application_name, l.mode, \
                       pg_catalog.date_trunc('milliseconds', pg_catalog.clock_timestamp() \
                           - COALESCE(a.xact_start, x.prepared))::text, x.gid \
                FROM pg_catalog.pg_locks l \
                LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid \
-               LEFT JOIN pg_catalog.pg_prepared_xacts x ON l.pid IS NULL \
-                   AND l.virtualtransaction = '-1/' || x.transaction::text \
+               LEFT JOIN (pg_catalog.pg_locks own JOIN pg_catalog.pg_prepared_xacts x \
+                          ON own.locktype = 'transactionid' AND own.transactionid = x.transaction) \
+                   ON l.pid IS NULL AND own.pid IS NULL \
+                   AND own.virtualtransaction = l.virtualtransaction \
                WHERE l.locktype = 'relation' AND l.granted AND l.relation = $1 \
                  AND l.database = (SELECT oid FROM pg_catalog.pg_database \
                                    WHERE datname = pg_catalog.current_database()) \

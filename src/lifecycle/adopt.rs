@@ -74,7 +74,7 @@ pub fn close_partitions(context: &Context, settings: Settings) -> Result<Vec<Ste
 
 /// Locks a relation, unless the budget for all of the repairs has passed.
 fn take_in_time(relation: Oid, name: &str, mode: Mode, budget: &Budget) -> Result<()> {
-    if budget.is_spent() {
+    if !budget.has_room() {
         return Err(Error::Postponed { count: 1, budget_ms: budget.total_ms() });
     }
     lock::take(relation, name, mode, budget)

@@ -19,13 +19,6 @@ use crate::lifecycle::context::Context;
 use crate::pg::{identity, subtransaction};
 use crate::settings::Settings;
 
-/// How many partitions a call attaches however long that takes: a year of months, a few milliseconds
-/// each. Beyond them it stops when writers of the referenced tables have waited for the budget.
-const ATTACHED_ANYWAY: usize = 12;
-
-/// How many partitions a call builds: more could not be attached in time anyway.
-const BUILT_AT_MOST: usize = 36;
-
 /// What came of a wish for partitions.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
@@ -113,7 +106,7 @@ pub fn missing(context: &Context, past: u32, settings: Settings) -> Result<Repor
         let (creations, obstacles) = plan(context)?;
         let mut problems = blocked(obstacles);
         let mut built = Vec::new();
-        for creation in creations.iter().take(BUILT_AT_MOST) {
+        for creation in &creations {
             match build_or_explain(context, creation) {
                 Ok(table) => built.push(table),
                 Err(error) => problems.push(error),
@@ -121,10 +114,6 @@ pub fn missing(context: &Context, past: u32, settings: Settings) -> Result<Repor
         }
         let mut report = attach_all(context, built, settings)?;
         report.problems.splice(0..0, problems);
-        if let count @ 1.. = creations.len().saturating_sub(BUILT_AT_MOST) {
-            let budget_ms = settings.lock_timeout_ms;
-            report.problems.push(Error::Postponed { count, budget_ms });
-        }
         Ok(report)
     })
 }
@@ -267,8 +256,7 @@ fn attach_all(context: &Context, built: Vec<Built>, settings: Settings) -> Resul
     let mut postponed = 0;
     for Built { oid, creation, notes } in built {
         let name = Qualified { schema: &table.schema, name: &creation.name };
-        let enough = !referenced.is_empty() && report.created.len() >= ATTACHED_ANYWAY;
-        if enough && held.is_spent() {
+        if !referenced.is_empty() && !held.has_room() {
             ddl::drop_table(name)?;
             postponed += 1;
             continue;

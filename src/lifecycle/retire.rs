@@ -113,7 +113,7 @@ pub fn drop_all(
     let budget = Budget::new(settings.lock_timeout_ms);
     lock::take(context.table.oid, catalog::EVENTS, Mode::AccessExclusive, &budget)?;
     for (i, retirement) in retirements.iter().enumerate() {
-        if budget.is_spent() && i > 0 {
+        if !budget.has_room() {
             // Everybody waits while we go on.
             let count = retirements.len() - i;
             let postponed = Error::Postponed { count, budget_ms: settings.lock_timeout_ms };

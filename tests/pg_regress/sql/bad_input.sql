@@ -64,7 +64,6 @@ CREATE TABLE workflow_events_y2200m06 PARTITION OF other FOR VALUES FROM ('2200-
 -- A type of that name takes it too, in the catalog of types; and a name that one of the indexes needs.
 CREATE TYPE workflow_events_y2200m07 AS (one int);
 CREATE TYPE workflow_events_y2200m08 AS ENUM ('one');
-CREATE TABLE workflow_events_y2200m09_run_ts_idx (id int);
 -- One in another schema takes nothing.
 CREATE SCHEMA elsewhere;
 CREATE TABLE elsewhere.workflow_events_y2200m10 (id int);
@@ -77,7 +76,6 @@ SELECT t.expect($$SELECT create_workflow_events_partition('2200-05-15'::date)$$)
 SELECT t.expect($$SELECT create_workflow_events_partition('2200-06-15'::date)$$);
 SELECT t.expect($$SELECT create_workflow_events_partition('2200-07-15'::date)$$);
 SELECT t.expect($$SELECT create_workflow_events_partition('2200-08-15'::date)$$);
-SELECT t.expect($$SELECT create_workflow_events_partition('2200-09-15'::date)$$);
 SELECT t.state() = :'before' AS unchanged;
 SELECT t.expect($$SELECT create_workflow_events_partition('2200-10-15'::date)$$);
 SELECT t.state() AS before \gset
@@ -215,6 +213,7 @@ BEGIN;
 ALTER TABLE meshhook_events.policy DROP CONSTRAINT policy_premake_is_sensible;
 ALTER TABLE meshhook_events.policy DROP CONSTRAINT policy_granularity_is_known;
 ALTER TABLE meshhook_events.policy DROP CONSTRAINT policy_time_zone_is_known;
+ALTER TABLE meshhook_events.policy DROP CONSTRAINT policy_time_zone_is_a_full_name;
 ALTER TABLE meshhook_events.policy DROP CONSTRAINT policy_retention_is_whole_months;
 UPDATE meshhook_events.policy SET premake = 0;
 SELECT t.expect('SELECT maintain_workflow_events_partitions()');

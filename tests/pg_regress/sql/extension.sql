@@ -99,42 +99,42 @@ SELECT i.indisvalid AS valid FROM pg_index i WHERE i.indexrelid = 'workflow_even
 --
 DROP EXTENSION pg_meshhook_events;
 CREATE ROLE "Regress Ümlaut; Owner";
-CREATE SCHEMA "App; Schema ""x""" AUTHORIZATION "Regress Ümlaut; Owner";
-CREATE EXTENSION pg_meshhook_events SCHEMA "App; Schema ""x""";
+CREATE SCHEMA "App; Schema x" AUTHORIZATION "Regress Ümlaut; Owner";
+CREATE EXTENSION pg_meshhook_events SCHEMA "App; Schema x";
 SELECT extnamespace::regnamespace FROM pg_extension WHERE extname = 'pg_meshhook_events';
 SELECT t.expect('SELECT * FROM setup_workflow_events()');
-SELECT t.expect('SELECT "App; Schema ""x""".setup_workflow_events()');
+SELECT t.expect('SELECT "App; Schema x".setup_workflow_events()');
 SET ROLE "Regress Ümlaut; Owner";
-CREATE TABLE "App; Schema ""x""".workflow_runs (id uuid PRIMARY KEY);
-INSERT INTO "App; Schema ""x""".workflow_runs VALUES ('00000000-0000-0000-0000-000000000001');
+CREATE TABLE "App; Schema x".workflow_runs (id uuid PRIMARY KEY);
+INSERT INTO "App; Schema x".workflow_runs VALUES ('00000000-0000-0000-0000-000000000001');
 RESET ROLE;
-GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA "App; Schema ""x""" TO "Regress Ümlaut; Owner";
+GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA "App; Schema x" TO "Regress Ümlaut; Owner";
 SET ROLE "Regress Ümlaut; Owner";
-SELECT t.mask(object_name) AS object, status, detail FROM "App; Schema ""x""".setup_workflow_events();
+SELECT t.mask(object_name) AS object, status, detail FROM "App; Schema x".setup_workflow_events();
 RESET ROLE;
-SET search_path = "App; Schema ""x""";
+SET search_path = "App; Schema x";
 SELECT * FROM t.partitions();
 SELECT DISTINCT c.relowner::regrole, c.relnamespace::regnamespace FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
 WHERE i.inhparent = 'workflow_events'::regclass;
 INSERT INTO workflow_events (run_id, type, payload) VALUES ('00000000-0000-0000-0000-000000000001', 'x', '{}');
 -- The table of that name in public is another.
 RESET search_path;
-SELECT (SELECT count(*) FROM workflow_events) AS public, (SELECT count(*) FROM "App; Schema ""x""".workflow_events) AS app;
-SELECT count(*) FROM "App; Schema ""x""".get_workflow_run_events('00000000-0000-0000-0000-000000000001');
-SELECT sum(row_count) FROM "App; Schema ""x""".get_workflow_events_partition_stats();
-SELECT count(*) FROM "App; Schema ""x""".workflow_events_partition_info;
-SELECT check_name, status, detail FROM "App; Schema ""x""".verify_workflow_events() WHERE check_name IN ('table', 'foreign_key', 'event_now');
+SELECT (SELECT count(*) FROM workflow_events) AS public, (SELECT count(*) FROM "App; Schema x".workflow_events) AS app;
+SELECT count(*) FROM "App; Schema x".get_workflow_run_events('00000000-0000-0000-0000-000000000001');
+SELECT sum(row_count) FROM "App; Schema x".get_workflow_events_partition_stats();
+SELECT count(*) FROM "App; Schema x".workflow_events_partition_info;
+SELECT check_name, status, detail FROM "App; Schema x".verify_workflow_events() WHERE check_name IN ('table', 'foreign_key', 'event_now');
 SET ROLE "Regress Ümlaut; Owner";
-SELECT "App; Schema ""x""".create_workflow_events_partition('2200-01-01'::date);
-CALL t.run('DROP TABLE "App; Schema ""x"""."{1}"');
-SELECT t.expect('SELECT "App; Schema ""x""".maintain_workflow_events_partitions()');
-SELECT "App; Schema ""x""".create_workflow_events_partition('1990-01-01'::date);
-SELECT "App; Schema ""x""".drop_old_workflow_events_partitions();
+SELECT "App; Schema x".create_workflow_events_partition('2200-01-01'::date);
+CALL t.run('DROP TABLE "App; Schema x"."{1}"');
+SELECT t.expect('SELECT "App; Schema x".maintain_workflow_events_partitions()');
+SELECT "App; Schema x".create_workflow_events_partition('1990-01-01'::date);
+SELECT "App; Schema x".drop_old_workflow_events_partitions();
 RESET ROLE;
 SELECT task, status, role_name FROM meshhook_events.maintenance_log ORDER BY id;
-REVOKE CREATE ON SCHEMA "App; Schema ""x""" FROM "Regress Ümlaut; Owner";
+REVOKE CREATE ON SCHEMA "App; Schema x" FROM "Regress Ümlaut; Owner";
 -- The hint can be run as it is.
-SELECT t.expect('SELECT "App; Schema ""x""".create_workflow_events_partition(''2200-02-01''::date)');
+SELECT t.expect('SELECT "App; Schema x".create_workflow_events_partition(''2200-02-01''::date)');
 -- A move to another schema would part the functions from the table: it is refused.
 ALTER EXTENSION pg_meshhook_events SET SCHEMA public;
 

@@ -132,7 +132,7 @@ fn a_failure_that_repeats_is_logged_once() {
             ("failed", Some("42P07"))
         );
     }
-    let lines = server.log().matches("maintenance of the event log failed").count();
+    let lines = server.log().matches("maintenance of database \"postgres\" failed").count();
     assert_eq!(lines, 1, "{}", server.log());
     // Nor is it in the way of the others, and it is told when it is over.
     server.run("postgres", &format!("DROP TABLE {name}"));
