@@ -3,7 +3,7 @@
 use pgrx::Uuid;
 
 use crate::db::catalog::{self, RUNS};
-use crate::db::ident::Qualified;
+use crate::db::ident::{Ident, Qualified};
 use crate::db::{ledger, query};
 use crate::error::{Error, Result};
 use crate::lifecycle::context::{Context, require_privileges_of};
@@ -160,6 +160,7 @@ fn probe(context: &Context, check: &'static str, days: i32) -> Result<Finding> {
         return Ok(Finding::bad(check, Status::Warning, "not tried: nothing can be written", hint));
     }
     let tried = identity::run_as(context.table.owner, || {
+        identity::set_search_path(&Ident(&context.table.schema).to_string());
         subtransaction::try_out(|| {
             // A foreign key that is checked later could not be checked here.
             query::execute("SET CONSTRAINTS ALL IMMEDIATE", &[])?;
@@ -204,7 +205,7 @@ fn write_and_read_back(context: &Context, days: i32) -> Result<Option<bool>> {
     let events = context.table.qualified();
     let insert = format!(
         "INSERT INTO {events} (run_id, ts, type, payload) \
-         VALUES ($1, pg_catalog.now() + pg_catalog.make_interval(days => $2), \
+         VALUES ($1, pg_catalog.now() OPERATOR(pg_catalog.+) pg_catalog.make_interval(days => $2), \
                  'pg_meshhook_events.verify', '{{}}') RETURNING id"
     );
     let ids =
@@ -213,8 +214,8 @@ fn write_and_read_back(context: &Context, days: i32) -> Result<Option<bool>> {
     let function = Qualified { schema: &context.extension.schema, name };
     let read = format!(
         "SELECT pg_catalog.count(*) FROM {function}($1, \
-             pg_catalog.now() + pg_catalog.make_interval(days => $2), \
-             pg_catalog.now() + pg_catalog.make_interval(days => $2)) WHERE id = ANY ($3)"
+             pg_catalog.now() OPERATOR(pg_catalog.+) pg_catalog.make_interval(days => $2), \
+             pg_catalog.now() OPERATOR(pg_catalog.+) pg_catalog.make_interval(days => $2)) WHERE id OPERATOR(pg_catalog.=) ANY ($3)"
     );
     let arguments = [run.into(), days.into(), ids.into()];
     query::read_one(&read, &arguments, |row| Ok(row.get::<i64>(1)? == 1))

@@ -113,6 +113,14 @@ pub fn set_lock_timeout(milliseconds: i32) {
     }
 }
 
+/// Has names looked up in one schema, given in double quotes where it needs them, until [`run_as`] ends:
+/// for what runs triggers of the table's owner, who may rely on it. SQL text of ours is qualified.
+pub fn set_search_path(schema: &str) {
+    if let Ok(value) = CString::new(schema) {
+        set(c"search_path", &value);
+    }
+}
+
 /// The role whose privileges count now.
 #[must_use]
 pub fn current_role() -> pg_sys::Oid {

@@ -23,6 +23,21 @@ pub fn settings_and_identity_come_back() {
     assert_eq!(number(others), 0, "what was made belongs to the owner of the log");
 }
 
+pub fn the_health_check_fires_triggers_as_the_application_does() {
+    run("CREATE TABLE workflow_runs (id uuid PRIMARY KEY DEFAULT gen_random_uuid());
+         INSERT INTO workflow_runs DEFAULT VALUES;
+         SELECT setup_workflow_events();
+         CREATE TABLE seen (run_id uuid);
+         -- Names without a schema, as triggers have them.
+         CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS
+             'BEGIN INSERT INTO seen VALUES (NEW.run_id); RETURN NEW; END';
+         CREATE TRIGGER note AFTER INSERT ON workflow_events FOR EACH ROW EXECUTE FUNCTION note()");
+    let ok = "SELECT count(*) FROM verify_workflow_events() \
+              WHERE check_name IN ('event_now', 'event_in_30_days') AND status = 'ok'";
+    assert_eq!(number(ok), 2);
+    assert_eq!(number("SELECT count(*) FROM seen"), 0, "the probes are taken back");
+}
+
 pub fn a_failed_step_leaves_nothing() {
     run("CREATE TABLE kept (a int)");
     let role = identity::current_role();

@@ -56,6 +56,11 @@ mod tests {
     }
 
     #[pg_test]
+    fn the_health_check_fires_triggers_as_the_application_does() {
+        isolation::the_health_check_fires_triggers_as_the_application_does();
+    }
+
+    #[pg_test]
     fn a_failed_step_leaves_nothing() {
         isolation::a_failed_step_leaves_nothing();
     }
