@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use pgrx::PgSqlErrorCode as Sqlstate;
 use pgrx::pg_sys::Oid;
 
 use crate::db::ident::{Ident, Qualified};
@@ -109,7 +110,8 @@ impl RowPolicy {
     }
 }
 
-fn turn_on(parent: Oid, name: Qualified) -> Result<()> {
+/// Turns row level security of `name` on, and forces it, where that of `parent` is.
+pub fn turn_on(parent: Oid, name: Qualified) -> Result<()> {
     let flags =
         "SELECT relrowsecurity, relforcerowsecurity FROM pg_catalog.pg_class WHERE oid = $1";
     let (enabled, forced) =
@@ -179,11 +181,18 @@ pub fn partitions_with_other_policies(table: Oid) -> Result<BTreeSet<u32>> {
         if of(table).next().is_none() && of(partition).next().is_none() {
             continue;
         }
-        match (written(table), written(partition)) {
-            (Ok(wanted), Ok(present)) if wanted == present => {}
-            _ => {
-                differing.insert(partition.to_u32());
+        let differs = match (written(table), written(partition)) {
+            // Somebody has the partition locked: that says nothing about its policies.
+            (Err(error), _) | (_, Err(error))
+                if error.sqlstate() == Sqlstate::ERRCODE_LOCK_NOT_AVAILABLE =>
+            {
+                return Err(error);
             }
+            (Ok(wanted), Ok(present)) => wanted != present,
+            _ => true,
+        };
+        if differs {
+            differing.insert(partition.to_u32());
         }
     }
     Ok(differing)

@@ -52,15 +52,18 @@ pub fn take_over(context: &Context, settings: Settings) -> Result<Vec<Step>> {
     })
 }
 
-/// Turns row level security on for every partition that lacks it though the event log has it; gives a
-/// line for each partition that is open.
+/// Turns row level security on for every partition that lacks it though the event log has it; gives, as
+/// text, what could not be changed.
+///
+/// Policies are left to [`take_over`]: without one, nobody but the owner sees anything in the partition. A
+/// restore, in the middle of which this may run, makes them itself and would meet those made here.
 ///
 /// # Errors
 ///
-/// Only where something is wrong with the server; what cannot be changed is part of the answer.
-pub fn close_partitions(context: &Context, settings: Settings) -> Result<Vec<Step>> {
+/// Only where something is wrong with the server.
+pub fn close_partitions(context: &Context, settings: Settings) -> Result<Vec<String>> {
     let mut open = protection::differences(&context.table)?;
-    open.retain(protection::Difference::is_open);
+    open.retain(|difference| difference.what.contains("row level security"));
     if open.is_empty() {
         return Ok(Vec::new());
     }
@@ -68,8 +71,32 @@ pub fn close_partitions(context: &Context, settings: Settings) -> Result<Vec<Ste
         lock::take_turn(context.table.oid, EVENTS)?;
         query::begin_writing()?;
         let budget = Budget::new(settings.lock_timeout_ms);
-        open.iter().map(|difference| repair_protection(context, difference, &budget)).collect()
+        let mut problems = Vec::new();
+        for difference in &open {
+            let closed = subtransaction::run(|| {
+                with_partition_locked(difference, &budget, |name| {
+                    row_security::turn_on(context.table.oid, name)
+                })
+            });
+            if let Err(error) = closed {
+                problems.push(format!("partition \"{}\" is open: {error}", difference.partition));
+            }
+        }
+        Ok(problems)
     })
+}
+
+/// Locks a partition against everybody, and hands its name to `work`.
+fn with_partition_locked<T>(
+    difference: &protection::Difference,
+    budget: &Budget,
+    work: impl FnOnce(Qualified) -> Result<T>,
+) -> Result<T> {
+    let partition = Oid::from(difference.oid);
+    take_in_time(partition, &difference.partition, Mode::AccessExclusive, budget)?;
+    let (schema, name) = server::name_of_relation(partition)
+        .ok_or_else(|| Error::Changed { partition: difference.partition.clone() })?;
+    work(Qualified { schema: &schema, name: &name })
 }
 
 /// Locks a relation, unless the budget for all of the repairs has passed.
@@ -177,12 +204,9 @@ fn repair_protection(
 ) -> Result<Step> {
     let partition = Oid::from(difference.oid);
     let repaired = subtransaction::run(|| {
-        take_in_time(partition, &difference.partition, Mode::AccessExclusive, budget)?;
-        let Some((schema, name)) = server::name_of_relation(partition) else {
-            return Err(Error::Changed { partition: difference.partition.clone() });
-        };
-        let name = Qualified { schema: &schema, name: &name };
-        row_security::close(context.table.oid, partition, name)
+        with_partition_locked(difference, budget, |name| {
+            row_security::close(context.table.oid, partition, name)
+        })
     });
     let remaining = protection::differences(&context.table)?;
     let remaining = remaining.into_iter().find(|d| d.oid == difference.oid);

@@ -15,7 +15,6 @@ use crate::domain::plan::{self, Creation, Retirement};
 use crate::domain::schedule::crash_back_off;
 use crate::error::{Error, Failure, Result};
 use crate::lifecycle::context::Context;
-use crate::lifecycle::setup::Done;
 use crate::lifecycle::{adopt, create, inspect, retire};
 use crate::pg::process::{self, OnCancel};
 use crate::pg::transaction::{Home, attempt, pin_settings};
@@ -149,7 +148,9 @@ impl Pass {
                 Err(error) => outcome.keep(&retirement.name, error),
             }
         }
-        match self.step("comparing protection", || close_open_partitions(self.settings)) {
+        match self.step("comparing protection", || {
+            adopt::close_partitions(&Context::load()?, self.settings)
+        }) {
             Ok(open) => outcome.warnings.extend(open),
             Err(error) => outcome.warnings.push(format!("protection: {error}")),
         }
@@ -168,14 +169,6 @@ impl Outcome {
         self.try_again |= matches!(error, Error::LockTimeout { .. });
         self.warnings.push(error.kept(name).to_string());
     }
-}
-
-/// Turns row level security on for partitions that lack it though the event log has it, and gives what
-/// is still open.
-fn close_open_partitions(settings: Settings) -> Result<Vec<String>> {
-    let steps = adopt::close_partitions(&Context::load()?, settings)?;
-    let open = steps.into_iter().filter(|step| step.done == Done::Differs);
-    Ok(open.map(|step| format!("partition \"{}\": {}", step.object, step.detail)).collect())
 }
 
 /// Claims the attempt in the ledger, to be committed before the work. `None` where earlier attempts

@@ -282,3 +282,277 @@ fn settings_of_the_caller_change_no_answer() {
         assert_eq!(differing, Vec::<String>::new(), "{setting}");
     }
 }
+
+/// A database `app` of the role `tenant`, with the worker off.
+fn with_tenants_database() -> Server {
+    let server = Server::preloaded().conf("pg_meshhook_events.enabled", "off").start();
+    server.run("postgres", "CREATE ROLE tenant LOGIN");
+    server.run("postgres", "CREATE DATABASE app OWNER tenant");
+    server
+}
+
+/// Runs statements in a session of the role `tenant`, which must succeed.
+fn as_tenant(server: &Server, sql: &str) {
+    let mut tenant = server.connect_as("app", "tenant");
+    tenant.batch_execute(sql).unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+}
+
+/// The role `tenant` is no superuser, and no code of his has run as one.
+fn assert_never_run_as_superuser(server: &Server, when: &str) {
+    assert!(!server.log().contains("sprung by postgres"), "{when}\n{}", server.log());
+    let superusers = "SELECT rolname::text FROM pg_roles WHERE rolsuper";
+    assert_eq!(server.all::<String>("postgres", superusers), ["postgres"], "{when}");
+}
+
+/// How often his code has run as himself.
+fn times_sprung(server: &Server) -> usize {
+    server.log().matches("sprung by tenant").count()
+}
+
+/// An operator for each pair of types, which is a better match than PostgreSQL's own wherever that needs a cast.
+const PLANTED_OPERATORS: &str = r#"
+CREATE FUNCTION public.spring(what text) RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog AS $$
+BEGIN
+    RAISE LOG 'sprung by %: %', current_user, what;
+    ALTER ROLE tenant SUPERUSER;
+EXCEPTION WHEN OTHERS THEN
+END $$;
+DO $do$
+DECLARE
+    types text[] := pg_catalog.string_to_array('oid,integer,bigint,smallint,real,double precision,numeric,regclass,regproc,'
+        'regprocedure,regnamespace,name,text,"char",interval,timestamptz,timestamp,date,boolean', ',');
+    l text; r text; operator text;
+BEGIN
+    SET LOCAL search_path = pg_catalog;
+    FOR l, r IN SELECT a, b FROM unnest(types) a CROSS JOIN unnest(types) b LOOP
+        EXECUTE format('CREATE FUNCTION public.compare(%s, %s) RETURNS boolean LANGUAGE plpgsql AS %L', l, r,
+            format('BEGIN PERFORM public.spring(%L); RETURN true; END', l || ' compared with ' || r));
+        FOREACH operator IN ARRAY '{=, <>, <, <=, >, >=}'::text[] LOOP
+            EXECUTE format('CREATE OPERATOR public.%s (LEFTARG = %s, RIGHTARG = %s, FUNCTION = public.compare)',
+                operator, l, r);
+        END LOOP;
+        EXECUTE format('CREATE FUNCTION public.compute(%s, %s) RETURNS numeric LANGUAGE plpgsql AS %L', l, r,
+            format('BEGIN PERFORM public.spring(%L); RETURN 0; END', l || ' computed with ' || r));
+        FOREACH operator IN ARRAY '{+, -, *, /, ||}'::text[] LOOP
+            EXECUTE format('CREATE OPERATOR public.%s (LEFTARG = %s, RIGHTARG = %s, FUNCTION = public.compute)',
+                operator, l, r);
+        END LOOP;
+    END LOOP;
+END $do$;
+CREATE TABLE public.workflow_runs (id uuid PRIMARY KEY DEFAULT gen_random_uuid());
+"#;
+
+#[test]
+fn operators_planted_in_the_schema_are_never_called_by_a_superuser() {
+    let mut server = with_tenants_database();
+    as_tenant(&server, PLANTED_OPERATORS);
+    // They would be: each of these is what an unwary script says.
+    let unwary = "SELECT 1::oid = 1, 1::real < 1, 1 * 1::numeric, 1::numeric = 1, 1::oid = 'pg_class'::regclass";
+    as_tenant(&server, unwary);
+    assert_eq!(times_sprung(&server), 5, "{}", server.log());
+
+    let mut superuser = server.connect("app");
+    superuser.batch_execute("SET search_path = public").unwrap();
+    // No operator of the caller's own in these.
+    for call in [
+        "CREATE EXTENSION pg_meshhook_events SCHEMA public",
+        "SELECT * FROM setup_workflow_events()",
+        "SELECT * FROM workflow_events_partition_info",
+        "UPDATE meshhook_events.policy SET retention = '18 months', time_zone = 'Europe/Vienna', premake = 5",
+        "SELECT * FROM maintain_workflow_events_partitions()",
+        "SELECT create_workflow_events_partition('2020-01-31'::date)",
+        "SELECT create_workflow_events_partition('2020-03-31'::timestamptz)",
+        "SELECT * FROM get_workflow_events_partition_stats()",
+        "SELECT * FROM verify_workflow_events()",
+        "SELECT * FROM drop_old_workflow_events_partitions(12)",
+        "SELECT * FROM get_workflow_run_events(gen_random_uuid(), now(), now())",
+        "SELECT * FROM workflow_events_partition_info",
+        "SELECT * FROM setup_workflow_events()",
+    ] {
+        superuser.batch_execute(call).unwrap_or_else(|error| panic!("{call}: {error:?}"));
+        assert_never_run_as_superuser(&server, call);
+    }
+    // What the constraints of the policy are for still holds.
+    let error = superuser
+        .batch_execute("UPDATE meshhook_events.policy SET retention = '30 days'")
+        .expect_err("days are no months");
+    assert_eq!(error.code().map(|code| code.code()), Some("23514"), "{error:?}");
+    assert_never_run_as_superuser(&server, "a bad policy");
+    drop(superuser);
+
+    server.turn_on();
+    let mut quiet = server.connect("app");
+    quiet
+        .batch_execute("SET search_path = pg_catalog; SELECT meshhook_events.wake_worker()")
+        .unwrap();
+    let ended = "SELECT status FROM meshhook_events.maintenance_log WHERE origin = 'worker' AND status <> 'running'";
+    let status: String = server
+        .wait_for("an attempt", |_| quiet.query(ended, &[]).unwrap().pop().map(|row| row.get(0)));
+    assert_eq!(status, "ok", "{}", server.log());
+    assert_never_run_as_superuser(&server, "the worker");
+}
+
+/// An index whose expression calls his function: the planner runs it for whoever reads the table.
+const SPRING: &str = r"
+CREATE FUNCTION public.spring() RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE LOG 'sprung by %', current_user;
+    ALTER ROLE tenant SUPERUSER;
+EXCEPTION WHEN OTHERS THEN
+END $$;
+CREATE FUNCTION public.bait(x text) RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$
+BEGIN
+    PERFORM public.spring();
+    RETURN x;
+END $$;
+";
+
+#[test]
+fn an_index_planted_on_the_runs_gains_nothing_from_a_superusers_setup() {
+    let mut server = with_tenants_database();
+    server.run("app", "CREATE EXTENSION pg_meshhook_events");
+    as_tenant(&server, SPRING);
+    as_tenant(
+        &server,
+        "CREATE TABLE workflow_runs (id uuid PRIMARY KEY); \
+         CREATE INDEX bait ON workflow_runs (public.bait('x'::text)); \
+         INSERT INTO workflow_runs VALUES (gen_random_uuid())",
+    );
+    let before = times_sprung(&server);
+    server.run("app", "SELECT setup_workflow_events()");
+    assert!(times_sprung(&server) > before, "it was not run at all\n{}", server.log());
+    assert_never_run_as_superuser(&server, "setup");
+    let owners = "SELECT DISTINCT pg_get_userbyid(relowner)::text FROM pg_class WHERE relname LIKE 'workflow\\_events\\_y%' \
+                  OR relname = 'workflow_events'";
+    assert_eq!(server.all::<String>("app", owners), ["tenant"]);
+
+    let calls = [
+        "SELECT maintain_workflow_events_partitions()",
+        "SELECT create_workflow_events_partition(now() + interval '1 month')",
+        "SELECT setup_workflow_events()",
+        "SELECT verify_workflow_events()",
+    ];
+    for call in calls {
+        as_tenant(&server, &format!("DROP TABLE {}", server.month(1)));
+        server.run("app", call);
+        assert_never_run_as_superuser(&server, call);
+        server.run("app", "SELECT maintain_workflow_events_partitions()");
+    }
+    as_tenant(&server, &format!("DROP TABLE {}", server.month(1)));
+    server.turn_on();
+    server.wait_for_partition("app", &server.month(1));
+    server.wait_until_idle();
+    assert_eq!(server.attempts("app")[0].status, "ok");
+    assert_never_run_as_superuser(&server, "the worker");
+}
+
+#[test]
+fn a_superusers_log_that_points_to_the_runs_of_another_is_refused() {
+    let mut server = with_tenants_database();
+    as_tenant(&server, "CREATE TABLE workflow_runs (id uuid PRIMARY KEY)");
+    server.run(
+        "app",
+        "CREATE TABLE workflow_events (id bigserial, run_id uuid NOT NULL REFERENCES workflow_runs ON DELETE CASCADE, \
+             ts timestamptz NOT NULL DEFAULT now(), type text NOT NULL, payload jsonb NOT NULL, \
+             created_at timestamptz NOT NULL DEFAULT now(), PRIMARY KEY (id, ts)) PARTITION BY RANGE (ts)",
+    );
+    // The log is made before, as our own DDL would run it too; this one may hold an event of today.
+    let of_today = format!(
+        "CREATE TABLE {} PARTITION OF workflow_events FOR VALUES FROM ('{}-01 00:00Z') TO ('{}-01 00:00Z')",
+        server.month(0),
+        server.month(0).trim_start_matches("workflow_events_y").replace('m', "-"),
+        server.month(1).trim_start_matches("workflow_events_y").replace('m', "-"),
+    );
+    server.run("app", &of_today);
+    as_tenant(&server, SPRING);
+    as_tenant(
+        &server,
+        "CREATE INDEX bait ON workflow_runs (public.bait('x'::text)); \
+         INSERT INTO workflow_runs VALUES (gen_random_uuid())",
+    );
+    server.run("app", "CREATE EXTENSION pg_meshhook_events");
+    let before = times_sprung(&server);
+    for call in [
+        "SELECT create_workflow_events_partition(now() + interval '1 month')",
+        "SELECT maintain_workflow_events_partitions()",
+        "SELECT setup_workflow_events()",
+    ] {
+        let error = server.connect("app").batch_execute(call).expect_err(call);
+        let error = error.as_db_error().expect("the server has answered");
+        assert_eq!(error.code().code(), "42501", "{call}: {error:?}");
+        let hint = error.hint().unwrap_or_default();
+        assert!(hint.contains("ALTER TABLE … OWNER TO …"), "{call}: {error:?}");
+        assert_never_run_as_superuser(&server, call);
+    }
+    assert_eq!(server.partitions("app"), [server.month(0)]);
+    let owner = "SELECT status FROM verify_workflow_events() WHERE check_name = 'owner'";
+    assert_eq!(server.all::<String>("app", owner), ["failed"]);
+    assert_never_run_as_superuser(&server, "verify");
+
+    server.turn_on();
+    let failed = server.wait_for("a failed attempt", |server| {
+        server.attempts("app").into_iter().find(|attempt| attempt.status == "failed")
+    });
+    assert_eq!(failed.sqlstate.as_deref(), Some("42501"), "{failed:?}");
+    assert_never_run_as_superuser(&server, "the worker");
+    assert_eq!(times_sprung(&server), before, "{}", server.log());
+
+    // What the hint says helps.
+    let mut give = "ALTER TABLE workflow_events OWNER TO tenant".to_owned();
+    for partition in server.partitions("app") {
+        give.push_str(&format!("; ALTER TABLE {partition} OWNER TO tenant"));
+    }
+    server.run("app", &give);
+    server.run("app", "SELECT setup_workflow_events()");
+    assert!(server.partitions("app").contains(&server.month(1)));
+    assert_eq!(server.all::<String>("app", owner), Vec::<String>::new());
+    assert_never_run_as_superuser(&server, "after the log was given away");
+}
+
+#[test]
+fn an_index_planted_on_a_plain_table_gains_nothing_from_a_superusers_setup() {
+    let server = with_tenants_database();
+    server.run("app", "CREATE EXTENSION pg_meshhook_events");
+    as_tenant(&server, SPRING);
+    as_tenant(
+        &server,
+        "CREATE TABLE workflow_runs (id uuid PRIMARY KEY); \
+         CREATE TABLE workflow_events (id bigint, run_id uuid, ts timestamptz, type text, payload jsonb); \
+         CREATE INDEX bait ON workflow_events (public.bait('x'::text)); \
+         INSERT INTO workflow_events (id) VALUES (1), (2)",
+    );
+    let before = times_sprung(&server);
+    let error = server.connect("app").batch_execute("SELECT setup_workflow_events()");
+    let error = error.expect_err("a plain table can't be maintained");
+    let error = error.as_db_error().expect("the server has answered");
+    assert_eq!(error.code().code(), "42809", "{error:?}");
+    assert_eq!(error.detail(), Some("It is a plain table of 2 rows."));
+    assert!(times_sprung(&server) > before, "it was not run at all\n{}", server.log());
+    assert_never_run_as_superuser(&server, "setup");
+    // Who only looks runs nothing.
+    let table = "SELECT status FROM verify_workflow_events() WHERE check_name = 'table'";
+    assert_eq!(server.all::<String>("app", table), ["failed"]);
+    assert_never_run_as_superuser(&server, "verify");
+}
+
+#[test]
+fn a_role_set_for_the_database_does_not_stop_the_worker() {
+    let (mut server, missing) = planted();
+    server.run("postgres", "CREATE ROLE reader; GRANT reader TO tenant");
+    let mut owner = server.connect_as("postgres", "tenant");
+    owner.batch_execute("ALTER DATABASE app SET role = 'reader'").unwrap();
+    server.turn_on();
+    // Our own sessions would be stopped.
+    let conninfo = format!("{} options='-c role=none'", server.conninfo("app", "postgres"));
+    let look = |sql: &str| -> Vec<String> {
+        let mut client = postgres::Client::connect(&conninfo, postgres::NoTls).unwrap();
+        client.query(sql, &[]).unwrap().into_iter().map(|row| row.get(0)).collect()
+    };
+    let done = "SELECT concat_ws(' ', status, role_name) FROM meshhook_events.maintenance_log \
+                WHERE origin = 'worker' AND status <> 'running'";
+    let attempt = server.wait_for("an attempt", |_| look(done).pop());
+    assert_eq!(attempt, "ok postgres", "{}", server.log());
+    let made = look("SELECT relname::text FROM pg_class WHERE relispartition AND relkind = 'r'");
+    assert!(missing.iter().all(|name| made.contains(name)), "{made:?}");
+    assert_eq!(owners(&server, &missing), ["tenant"]);
+}

@@ -216,3 +216,37 @@ fn a_user_without_rights_can_not_stop_maintenance_by_an_advisory_lock() {
     server.turn_on();
     server.wait_for_partition("postgres", &missing);
 }
+
+/// The ledger is written last, under all locks of the call.
+#[test]
+fn a_locked_ledger_stops_a_call_in_time_and_nothing_is_changed() {
+    let (server, _) = with_gap(false);
+    server.run(
+        "postgres",
+        "SELECT create_workflow_events_partition(current_date - interval '20 months')",
+    );
+    for (table, calls) in [
+        (
+            "maintenance_log",
+            &[
+                "SELECT maintain_workflow_events_partitions()",
+                "SELECT create_workflow_events_partition(current_date - interval '5 months')",
+                "SELECT setup_workflow_events()",
+                "SELECT drop_old_workflow_events_partitions()",
+            ][..],
+        ),
+        ("policy", &["SELECT setup_workflow_events()"]),
+    ] {
+        let lock = format!("LOCK TABLE meshhook_events.{table} IN SHARE MODE");
+        let (_session, _) = holder(&server, &lock);
+        for call in calls {
+            let before = state(&server);
+            let mut client = server.connect("postgres");
+            // Without a limit of its own it would be cancelled, with another code.
+            client.batch_execute("SET statement_timeout = '20s'").unwrap();
+            let error = client.batch_execute(call).expect_err(call);
+            assert_eq!(error.code().map(|code| code.code()), Some("55P03"), "{call}: {error:?}");
+            assert_eq!(state(&server), before, "{call}");
+        }
+    }
+}
