@@ -1,6 +1,7 @@
 //! The life of a background worker's process: signals, sleep, connection, what others see of it.
 
 use std::ffi::{CString, c_int};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use pgrx::pg_sys;
@@ -25,17 +26,34 @@ mod timer {
 
     /// `STATEMENT_TIMEOUT` of the enum TimeoutId, the same in 15 to 18.
     pub const STATEMENT: c_int = 3;
+    /// `USER_TIMEOUT`, or one above it: from there on RegisterTimeout gives the first that is free.
+    pub const USER: c_int = 13;
 
     unsafe extern "C-unwind" {
+        pub fn RegisterTimeout(id: c_int, handler: extern "C-unwind" fn()) -> c_int;
         pub fn enable_timeout_after(id: c_int, delay_ms: c_int);
         pub fn disable_all_timeouts(keep_indicators: bool);
     }
 }
 
-/// Cancels what runs after that many milliseconds, as `statement_timeout` does for a client.
-pub fn arm_step_timer(milliseconds: c_int) {
-    // SAFETY: InitPostgres has registered the timer, and its handler sends SIGINT to this process.
-    unsafe { timer::enable_timeout_after(timer::STATEMENT, milliseconds) }
+/// Cancels what runs after `cancel_ms`, as `statement_timeout` does for a client, and ends the process
+/// after `end_ms`: PL/pgSQL code can catch a cancel (`WHEN query_canceled`), and go on.
+pub fn arm_step_timers(cancel_ms: c_int, end_ms: c_int) {
+    static END: OnceLock<c_int> = OnceLock::new();
+    // SAFETY: the handler is async-signal-safe, and registered once in this process.
+    let end = *END.get_or_init(|| unsafe { timer::RegisterTimeout(timer::USER, end_process) });
+    // SAFETY: InitPostgres has registered the first timer, whose handler sends SIGINT to this process;
+    // the other was registered above.
+    unsafe {
+        timer::enable_timeout_after(timer::STATEMENT, cancel_ms);
+        timer::enable_timeout_after(end, end_ms);
+    }
+}
+
+/// As SIGTERM: the process ends, with FATAL, at the next check for interrupts, and nothing can catch that.
+extern "C-unwind" fn end_process() {
+    // SAFETY: it sets flags and the latch of this process.
+    unsafe { handler::die(pg_sys::SIGTERM as c_int) }
 }
 
 /// Disarms every timer.

@@ -47,6 +47,9 @@ impl Drop for Home {
 /// worker for ever. The server arms `statement_timeout` for clients only.
 const STEP_LIMIT_MS: c_int = 30_000;
 
+/// When a process that took no cancel is ended, in milliseconds: code can catch that, but not this.
+const STEP_END_MS: c_int = 35_000;
+
 /// Runs `step` in a transaction of its own, with a snapshot: committed where it gives `Ok`, aborted
 /// where it gives `Err`, the server raises an error, or Rust code panics.
 ///
@@ -66,7 +69,7 @@ pub fn attempt<T>(home: &Home, step: impl FnOnce() -> Result<T>) -> Result<T> {
             pg_sys::StartTransactionCommand();
             pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
         }
-        process::arm_step_timer(STEP_LIMIT_MS);
+        process::arm_step_timers(STEP_LIMIT_MS, STEP_END_MS);
         let value = step()?;
         process::disarm_timers();
         // SAFETY: the snapshot and the transaction are those begun above.
