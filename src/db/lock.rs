@@ -49,6 +49,13 @@ impl Budget {
         !spent || self.done.get() <= DONE_ANYWAY
     }
 
+    /// Has every wait for a lock from here on end when it ends: for statements that take locks themselves.
+    ///
+    /// To be called inside [`identity::run_as`], which undoes the setting.
+    pub fn limit_waits(&self) {
+        identity::set_lock_timeout(self.left_ms());
+    }
+
     /// What is left of it, in milliseconds; at least 1, because 0 means without limit.
     fn left_ms(&self) -> i32 {
         let spent = i32::try_from(self.started.elapsed().as_millis()).unwrap_or(i32::MAX);
@@ -64,12 +71,12 @@ impl Budget {
 ///
 /// [`Error::LockTimeout`], naming who holds the relation; nothing stays locked by this call then.
 pub fn take(relation: Oid, name: &str, mode: Mode, budget: &Budget) -> Result<()> {
-    identity::set_lock_timeout(budget.left_ms());
+    budget.limit_waits();
     let locked = subtransaction::run(|| {
         lock::relation(relation, mode);
         Ok(())
     });
-    identity::set_lock_timeout(budget.left_ms());
+    budget.limit_waits();
     locked.map_err(|error| match error {
         Error::Server(failure) if failure.sqlstate == Sqlstate::ERRCODE_LOCK_NOT_AVAILABLE => {
             Error::LockTimeout {
@@ -88,9 +95,12 @@ pub fn take(relation: Oid, name: &str, mode: Mode, budget: &Budget) -> Result<()
 ///
 /// # Errors
 ///
-/// [`Error::LockTimeout`] after [`TURN_WAIT_MS`].
-pub fn take_turn(table: Oid, name: &str) -> Result<()> {
-    take(table, name, Mode::ShareUpdateExclusive, &Budget::new(TURN_WAIT_MS))
+/// [`Error::LockTimeout`] after [`TURN_WAIT_MS`]. Other locks are waited for at most `lock_timeout_ms`
+/// afterwards: that this one may take longer must not be true of those.
+pub fn take_turn(table: Oid, name: &str, lock_timeout_ms: i32) -> Result<()> {
+    take(table, name, Mode::ShareUpdateExclusive, &Budget::new(TURN_WAIT_MS))?;
+    identity::set_lock_timeout(lock_timeout_ms);
+    Ok(())
 }
 
 /// Who holds a lock on `relation` that conflicts with `mode`.

@@ -36,7 +36,7 @@ pub fn take_over(context: &Context, settings: Settings) -> Result<Vec<Step>> {
         return Ok(steps);
     }
     identity::run_as(context.table.owner, || {
-        lock::take_turn(context.table.oid, EVENTS)?;
+        lock::take_turn(context.table.oid, EVENTS, settings.lock_timeout_ms)?;
         query::begin_writing()?;
         // One budget for all: every lock stays until the end of the transaction.
         let budget = Budget::new(settings.lock_timeout_ms);
@@ -45,9 +45,7 @@ pub fn take_over(context: &Context, settings: Settings) -> Result<Vec<Step>> {
                 steps.extend(repair_index(context, &standard, &budget)?);
             }
         }
-        for difference in &unprotected {
-            steps.push(repair_protection(context, difference, &budget)?);
-        }
+        steps.extend(repair_protection(context, &unprotected, &budget)?);
         Ok(steps)
     })
 }
@@ -68,7 +66,7 @@ pub fn close_partitions(context: &Context, settings: Settings) -> Result<Vec<Str
         return Ok(Vec::new());
     }
     identity::run_as(context.table.owner, || {
-        lock::take_turn(context.table.oid, EVENTS)?;
+        lock::take_turn(context.table.oid, EVENTS, settings.lock_timeout_ms)?;
         query::begin_writing()?;
         let budget = Budget::new(settings.lock_timeout_ms);
         let mut problems = Vec::new();
@@ -101,10 +99,16 @@ fn with_partition_locked<T>(
 
 /// Locks a relation, unless the budget for all of the repairs has passed.
 fn take_in_time(relation: Oid, name: &str, mode: Mode, budget: &Budget) -> Result<()> {
-    if !budget.has_room() {
-        return Err(Error::Postponed { count: 1, budget_ms: budget.total_ms() });
-    }
+    require_room(budget)?;
     lock::take(relation, name, mode, budget)
+}
+
+fn require_room(budget: &Budget) -> Result<()> {
+    if budget.has_room() {
+        Ok(())
+    } else {
+        Err(Error::Postponed { count: 1, budget_ms: budget.total_ms() })
+    }
 }
 
 /// A finding that is not ok, as a line of the answer.
@@ -147,6 +151,9 @@ fn repair_index(context: &Context, standard: &StandardIndex, budget: &Budget) ->
         };
         let parent_name = Qualified { schema: &parent.schema, name: &parent.name };
         for part in parts.iter().filter(|part| part.parent.is_none()) {
+            // Locks the partition's index against everybody.
+            require_room(budget)?;
+            budget.limit_waits();
             index::attach(parent_name, Qualified { schema: &part.schema, name: &part.name })?;
         }
         Ok(parent.name)
@@ -195,36 +202,37 @@ fn to_be_built(partition: &Partition, standard: &StandardIndex) -> Step {
     Step { hint: Some(hint), ..Step::new(&partition.name, Done::Differs, detail) }
 }
 
-/// Turns row level security on where the event log has it, with its policies where the partition has
-/// none of its own. Privileges and owners are left as they are: somebody may rely on them.
+/// Turns row level security on where the event log has it, with its policies where a partition has none
+/// of its own. Privileges and owners are left as they are: somebody may rely on them.
 fn repair_protection(
     context: &Context,
-    difference: &protection::Difference,
+    unprotected: &[protection::Difference],
     budget: &Budget,
-) -> Result<Step> {
-    let partition = Oid::from(difference.oid);
-    let repaired = subtransaction::run(|| {
-        with_partition_locked(difference, budget, |name| {
-            row_security::close(context.table.oid, partition, name)
+) -> Result<Vec<Step>> {
+    let repair = |difference: &protection::Difference| {
+        subtransaction::run(|| {
+            with_partition_locked(difference, budget, |name| {
+                row_security::close(context.table.oid, Oid::from(difference.oid), name)
+            })
         })
-    });
+    };
+    let repaired: Vec<_> = unprotected.iter().map(repair).collect();
     let remaining = protection::differences(&context.table)?;
-    let remaining = remaining.into_iter().find(|d| d.oid == difference.oid);
-    Ok(match (repaired, remaining) {
-        (Ok(_), None) => Step::new(&difference.partition, Done::Repaired, &difference.what),
-        (Ok(notes), Some(left)) => Step {
-            hint: Some("Bring them into line by hand where that is not on purpose.".to_owned()),
-            ..Step::new(
-                &difference.partition,
-                Done::Differs,
-                [vec![format!("differs from the event log in {}", left.what)], notes]
-                    .concat()
-                    .join("; "),
-            )
-        },
-        (Err(error), _) => Step {
-            hint: error.hint(),
-            ..Step::new(&difference.partition, Done::Differs, error.to_string())
-        },
-    })
+    let step = |(difference, repaired): (&protection::Difference, Result<Vec<String>>)| {
+        let left = remaining.iter().find(|left| left.oid == difference.oid);
+        let name = &difference.partition;
+        match (repaired, left) {
+            (Ok(_), None) => Step::new(name, Done::Repaired, &difference.what),
+            (Ok(notes), Some(left)) => {
+                let mut detail = format!("differs from the event log in {}", left.what);
+                notes.iter().for_each(|note| detail.push_str(&format!("; {note}")));
+                let hint = "Bring them into line by hand where that is not on purpose.";
+                Step { hint: Some(hint.to_owned()), ..Step::new(name, Done::Differs, detail) }
+            }
+            (Err(error), _) => {
+                Step { hint: error.hint(), ..Step::new(name, Done::Differs, error.to_string()) }
+            }
+        }
+    };
+    Ok(unprotected.iter().zip(repaired).map(step).collect())
 }

@@ -65,7 +65,7 @@ pub fn one(wanted: Wanted, settings: Settings) -> Result<(String, Report)> {
         return Ok((name, Report::default()));
     }
     let (name, report) = as_owner(&context, || {
-        lock::take_turn(context.table.oid, catalog::EVENTS)?;
+        lock::take_turn(context.table.oid, catalog::EVENTS, settings.lock_timeout_ms)?;
         query::begin_writing()?;
         // Decided again: somebody may have made it while we waited.
         match answer(&context)? {
@@ -101,7 +101,7 @@ pub fn missing(context: &Context, past: u32, settings: Settings) -> Result<Repor
         return Ok(Report { problems: blocked(obstacles), ..Report::default() });
     }
     as_owner(context, || {
-        lock::take_turn(context.table.oid, catalog::EVENTS)?;
+        lock::take_turn(context.table.oid, catalog::EVENTS, settings.lock_timeout_ms)?;
         query::begin_writing()?;
         let (creations, obstacles) = plan(context)?;
         let mut problems = blocked(obstacles);
@@ -138,7 +138,7 @@ pub fn blocked(obstacles: Vec<plan::Obstacle>) -> Vec<Error> {
 /// Where it cannot be built, or a lock cannot be had.
 pub fn planned(context: &Context, creation: &Creation, settings: Settings) -> Result<Report> {
     as_owner(context, || {
-        lock::take_turn(context.table.oid, catalog::EVENTS)?;
+        lock::take_turn(context.table.oid, catalog::EVENTS, settings.lock_timeout_ms)?;
         query::begin_writing()?;
         let window = (creation.period, creation.period);
         let (still_missing, _) = plan::missing(&context.facts()?, window, &context.midnights());

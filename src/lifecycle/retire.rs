@@ -42,7 +42,7 @@ pub fn outdated(months: i32, settings: Settings) -> Result<Report> {
         return Ok(Report { kept: plan.kept, ..Report::default() });
     }
     let report = identity::run_as(context.table.owner, || {
-        lock::take_turn(context.table.oid, catalog::EVENTS)?;
+        lock::take_turn(context.table.oid, catalog::EVENTS, settings.lock_timeout_ms)?;
         query::begin_writing()?;
         let plan = planned(&context, months)?;
         let mut report = drop_all(&context, &plan.retirements, settings)?;

@@ -84,12 +84,12 @@ fn event_log_pinned(settings: Settings) -> Result<Vec<Step>> {
     let past = match &found {
         Some(table) => {
             require_privileges_of(table.owner, table)?;
-            None
+            0
         }
         None => {
             make(&extension, settings)?;
             steps.push(Step::new(EVENTS, Done::Made, "partitioned by range of ts"));
-            Some(PAST_PERIODS)
+            PAST_PERIODS
         }
     };
     identity::run_as(extension.owner, || {
@@ -171,8 +171,8 @@ fn add_foreign_key(context: &Context, extension: &Extension, settings: Settings)
     })
 }
 
-fn partitions(context: &Context, past: Option<u32>, settings: Settings) -> Result<Vec<Step>> {
-    let report = create::missing(context, past.unwrap_or(0), settings)?;
+fn partitions(context: &Context, past: u32, settings: Settings) -> Result<Vec<Step>> {
+    let report = create::missing(context, past, settings)?;
     let mut steps: Vec<Step> =
         report.created.iter().map(|name| Step::new(name, Done::Made, "partition")).collect();
     for problem in &report.problems {
@@ -181,7 +181,7 @@ fn partitions(context: &Context, past: Option<u32>, settings: Settings) -> Resul
             ..Step::new("partitions", Done::Differs, problem.to_string())
         });
     }
-    steps.extend(report.notes.iter().map(|note| Step::new("protection", Done::Differs, note)));
+    steps.extend(report.notes.iter().map(|note| Step::new("partitions", Done::Differs, note)));
     Ok(steps)
 }
 

@@ -208,7 +208,7 @@ fn plan_work(outcome: &mut Outcome) -> Result<Work> {
 fn drop_one(retirement: &Retirement, settings: Settings) -> Result<retire::Report> {
     let context = Context::load()?;
     identity::run_as(context.table.owner, || {
-        lock::take_turn(context.table.oid, catalog::EVENTS)?;
+        lock::take_turn(context.table.oid, catalog::EVENTS, settings.lock_timeout_ms)?;
         query::begin_writing()?;
         retire::drop_all(&context, std::slice::from_ref(retirement), settings)
     })

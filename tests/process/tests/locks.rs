@@ -250,3 +250,32 @@ fn a_locked_ledger_stops_a_call_in_time_and_nothing_is_changed() {
         }
     }
 }
+
+#[test]
+fn a_reader_waits_no_longer_than_the_limit_while_setup_attaches_an_index() {
+    let (server, _) = with_gap(false);
+    // As somebody leaves it who makes the indexes of each partition by hand: setup has to attach them, and that
+    // locks the index of a partition against everybody.
+    server.run("postgres", "DROP INDEX workflow_events_type_idx");
+    for partition in server.partitions("postgres") {
+        server.run("postgres", &format!("CREATE INDEX ON {partition} (type)"));
+    }
+    server.run("postgres", "CREATE INDEX workflow_events_type_idx ON ONLY workflow_events (type)");
+    let read = format!("SELECT count(*) FROM {}", server.month(0));
+    let (_session, _) = holder(&server, &read);
+    let conninfo = server.conninfo("postgres", "postgres");
+    let setup = std::thread::spawn(move || {
+        let mut client = Client::connect(&conninfo, postgres::NoTls).unwrap();
+        let differs = "SELECT count(*) FROM setup_workflow_events() \
+                       WHERE status = 'differs' AND object_name = 'workflow_events_type_idx'";
+        client.query_one(differs, &[]).unwrap().get::<_, i64>(0)
+    });
+    server.wait_until("setup waits for the lock, or is done", |server| {
+        setup.is_finished() || server.ask("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)")
+    });
+    // Far more than the limit, and less than maintenance may wait for its turn.
+    let mut reader = server.connect("postgres");
+    reader.batch_execute("SET statement_timeout = '2s'").unwrap();
+    reader.batch_execute(&read).expect("a reader is held up");
+    assert_eq!(setup.join().unwrap(), 1, "the index could be attached under a reader");
+}
