@@ -48,6 +48,32 @@ as_root() {
     fi
 }
 
+installed() { [ "$(dpkg-query -W -f='${db:Status-Status}' "$1" 2>/dev/null)" = installed ]; }
+
+# ensure_packages PACKAGE…: installs the Debian packages that are missing.
+ensure_packages() {
+    local package missing=()
+    for package in "$@"; do
+        installed "$package" || missing+=("$package")
+    done
+    [ ${#missing[@]} -gt 0 ] || return 0
+
+    say "installing Debian packages: ${missing[*]}"
+    # Debian makes and starts a cluster when it installs a server; we want the programs alone. The setting is taken
+    # away afterwards, so that it decides nothing on a machine that is also used for something else.
+    local conf=/etc/postgresql-common/createcluster.d/$NAME.conf
+    as_root mkdir -p "${conf%/*}"
+    echo 'create_main_cluster = false' | as_root tee "$conf" >/dev/null
+    local status=0
+    {
+        as_root apt-get update -q &&
+            as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "${missing[@]}"
+    } || status=$?
+    as_root rm -f "$conf"
+    as_root rmdir --ignore-fail-on-non-empty "${conf%/*}"
+    [ $status -eq 0 ] || die "apt-get failed"
+}
+
 # Runs a command as the user that owns clusters, from a directory that this user can enter: PostgreSQL's programs
 # look for themselves from the current one.
 as_server_user() {

@@ -51,6 +51,13 @@ COMMENT ON FUNCTION @extschema@.get_workflow_run_events(uuid, timestamptz, times
     'the events of a run in order, within bounds that are both included';
 GRANT EXECUTE ON FUNCTION @extschema@.get_workflow_run_events(uuid, timestamptz, timestamptz) TO PUBLIC;
 
+COMMENT ON FUNCTION @extschema@.plan_workflow_events_maintenance() IS
+    'what maintenance would do now: a row a step, with locks and who is in the way';
+
+COMMENT ON FUNCTION @extschema@.workflow_events_coverage() IS
+    'how far the partitions reach from now on, and the first hole';
+GRANT EXECUTE ON FUNCTION @extschema@.workflow_events_coverage() TO PUBLIC;
+
 COMMENT ON FUNCTION @extschema@.verify_workflow_events() IS
     'the health check: a row a check, with status, detail and hint';
 
@@ -76,7 +83,8 @@ BEGIN
             COALESCE(p.proacl, pg_catalog.acldefault('f', p.proowner))) a
         WHERE d.classid = 'pg_catalog.pg_proc'::regclass::oid
           AND d.refclassid = 'pg_catalog.pg_extension'::regclass::oid AND d.deptype = 'e'
-          AND p.proname NOT IN ('get_workflow_run_events', 'get_workflow_events_partition_stats')
+          AND p.proname NOT IN ('get_workflow_run_events', 'get_workflow_events_partition_stats',
+                                'workflow_events_coverage')
           AND a.grantee <> p.proowner
     LOOP
         EXECUTE pg_catalog.format('REVOKE ALL ON FUNCTION %s FROM %s', entry.signature,

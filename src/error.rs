@@ -6,6 +6,7 @@
 use pgrx::PgSqlErrorCode as Sqlstate;
 use pgrx::pg_sys::panic::ErrorReport;
 
+use crate::domain::blocker::Blocker;
 use crate::domain::calendar::CalendarError;
 use crate::domain::plan::Obstacle;
 use crate::domain::policy::PolicyError;
@@ -40,45 +41,6 @@ fn sqlstate_text(sqlstate: Sqlstate) -> String {
     let packed = sqlstate as usize;
     let character = |i: usize| u8::try_from((packed >> (6 * i)) & 0x3f).unwrap_or(0) + b'0';
     (0..5).map(|i| char::from(character(i))).collect()
-}
-
-/// A session that holds what we waited for in vain.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Blocker {
-    /// Its process; `None` for a prepared transaction.
-    pub pid: Option<i32>,
-    /// The name of the prepared transaction.
-    pub prepared: Option<String>,
-    /// Its role, where it may be seen.
-    pub role: Option<String>,
-    /// Its `application_name`, where it may be seen.
-    pub application: Option<String>,
-    /// The lock it holds.
-    pub mode: String,
-    /// How long its transaction has been open, as text.
-    pub transaction_age: Option<String>,
-}
-
-impl std::fmt::Display for Blocker {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match (self.pid, &self.prepared) {
-            (Some(pid), _) => write!(f, "process {pid} holds {}", self.mode)?,
-            (None, Some(name)) => {
-                write!(f, "prepared transaction \"{name}\" holds {}", self.mode)?;
-            }
-            (None, None) => write!(f, "a transaction without a process holds {}", self.mode)?,
-        }
-        if let Some(role) = &self.role {
-            write!(f, ", role \"{role}\"")?;
-        }
-        if let Some(application) = self.application.as_ref().filter(|name| !name.is_empty()) {
-            write!(f, ", application \"{application}\"")?;
-        }
-        match &self.transaction_age {
-            Some(age) => write!(f, ", in a transaction since {age}"),
-            None => Ok(()),
-        }
-    }
 }
 
 /// What can go wrong.
@@ -227,6 +189,24 @@ pub enum Error {
         /// Who held it at that moment.
         blockers: Vec<Blocker>,
     },
+    /// Somebody holds what is needed, and nothing was tried, so that nobody had to wait.
+    #[error("\"{relation}\" is in use by a longer transaction")]
+    InTheWay {
+        /// The relation.
+        relation: String,
+        /// Who holds it.
+        blockers: Vec<Blocker>,
+    },
+    /// The SQL objects are of another version than the library.
+    #[error(
+        "the library is of version {library}, the SQL objects of the extension are of {installed}"
+    )]
+    OtherVersion {
+        /// The version in `pg_extension`.
+        installed: String,
+        /// The version of the library.
+        library: &'static str,
+    },
     /// A partition is no longer what it was when the decision about it was made.
     #[error("partition \"{partition}\" was changed meanwhile")]
     Changed {
@@ -289,13 +269,19 @@ impl Error {
                 Obstacle::Name(_) => Sqlstate::ERRCODE_NAME_TOO_LONG,
                 Obstacle::Calendar(_) => Sqlstate::ERRCODE_DATETIME_FIELD_OVERFLOW,
                 Obstacle::DetachPending { .. }
+                | Obstacle::InDoubt { .. }
+                | Obstacle::NoLongerOutdated { .. }
+                | Obstacle::Undroppable { .. }
                 | Obstacle::Foreign { .. }
                 | Obstacle::Unreadable { .. } => Sqlstate::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             },
             Self::ReadOnly { .. } | Self::Standby { .. } => {
                 Sqlstate::ERRCODE_READ_ONLY_SQL_TRANSACTION
             }
-            Self::LockTimeout { .. } => Sqlstate::ERRCODE_LOCK_NOT_AVAILABLE,
+            Self::LockTimeout { .. } | Self::InTheWay { .. } => {
+                Sqlstate::ERRCODE_LOCK_NOT_AVAILABLE
+            }
+            Self::OtherVersion { .. } => Sqlstate::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             Self::Changed { .. } => Sqlstate::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             Self::Postponed { .. } => Sqlstate::ERRCODE_LOCK_NOT_AVAILABLE,
             Self::Kept { reason, .. } | Self::NotCreated { reason, .. } => reason.sqlstate(),
@@ -332,7 +318,7 @@ impl Error {
             Self::LockTimeout { blockers, .. } if blockers.is_empty() => {
                 Some("Whoever held it has let go of it since.".to_owned())
             }
-            Self::LockTimeout { blockers, .. } => {
+            Self::LockTimeout { blockers, .. } | Self::InTheWay { blockers, .. } => {
                 let list: Vec<String> = blockers.iter().map(ToString::to_string).collect();
                 Some(format!("{}.", list.join("; ")))
             }
@@ -387,7 +373,14 @@ impl Error {
                      maintain_workflow_events_partitions() fills the rest of a period that is partly held."
                 }
                 Obstacle::DetachPending { .. } => {
-                    "Complete it with ALTER TABLE … DETACH PARTITION … FINALIZE."
+                    "The worker completes it; or complete it with ALTER TABLE … DETACH PARTITION … FINALIZE."
+                }
+                Obstacle::Undroppable { .. } => "It is retired when that is no longer so.",
+                Obstacle::NoLongerOutdated { .. } => {
+                    "Attach it again with ALTER TABLE … ATTACH PARTITION, or drop it."
+                }
+                Obstacle::InDoubt { .. } => {
+                    "Drop the table, or delete its row from meshhook_events.retired_partition to keep it."
                 }
                 _ => return None,
             },
@@ -400,6 +393,14 @@ impl Error {
             Self::LockTimeout { .. } => {
                 "Nothing was changed. Call again when the transaction named above has ended, or raise \
                  pg_meshhook_events.lock_timeout."
+            }
+            Self::InTheWay { .. } => {
+                "It is looked after, and the work is done when that transaction has ended. Nobody waits \
+                 meanwhile."
+            }
+            Self::OtherVersion { .. } => {
+                "ALTER EXTENSION pg_meshhook_events UPDATE; and restart the server where the library was \
+                 preloaded."
             }
             Self::Internal(_) | Self::NotInstalled => {
                 "This is probably a bug in pg_meshhook_events, please report it."
@@ -425,6 +426,35 @@ impl Error {
             _ => return None,
         };
         Some(hint.to_owned())
+    }
+
+    /// Who was in the way, where this is about a lock; with the relation that they hold.
+    #[must_use]
+    pub fn in_the_way(&self) -> Option<(&str, &[Blocker])> {
+        match self {
+            Self::LockTimeout { relation, blockers, .. }
+            | Self::InTheWay { relation, blockers } => Some((relation, blockers)),
+            Self::Kept { reason, .. } | Self::NotCreated { reason, .. } => reason.in_the_way(),
+            _ => None,
+        }
+    }
+
+    /// Whether a lock was waited for in vain.
+    #[must_use]
+    pub fn is_lock_timeout(&self) -> bool {
+        let sqlstate = self.sqlstate();
+        (sqlstate == Sqlstate::ERRCODE_LOCK_NOT_AVAILABLE && !self.is_in_the_way())
+            || sqlstate == Sqlstate::ERRCODE_T_R_DEADLOCK_DETECTED
+    }
+
+    /// Whether nothing was tried, because somebody holds what is needed.
+    #[must_use]
+    pub fn is_in_the_way(&self) -> bool {
+        match self {
+            Self::InTheWay { .. } => true,
+            Self::Kept { reason, .. } | Self::NotCreated { reason, .. } => reason.is_in_the_way(),
+            _ => false,
+        }
     }
 
     /// This error as the reason for which a partition could not be made; an obstacle that names the

@@ -6,6 +6,7 @@ use std::ffi::CString;
 
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting};
 
+use crate::domain::retry::Limits;
 use crate::domain::schedule::Schedule;
 use crate::pg::{guc, server, time_zone};
 
@@ -30,6 +31,14 @@ static LOCK_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(100);
 /// The bounds of `lock_timeout`, in milliseconds: without a limit, or with one of many seconds, the
 /// promise that nobody waits for maintenance would be void.
 const LOCK_TIMEOUT_BOUNDS_MS: (i32, i32) = (1, 10_000);
+
+/// A dozen: each makes a client wait for a tenth of a second at most, and back-off comes near it only where
+/// somebody is always in the way.
+static ATTEMPTS_PER_HOUR: GucSetting<i32> = GucSetting::<i32>::new(12);
+
+/// Two hours of failures at the cap: by then somebody has to look at it, and an hour more or less is nothing
+/// beside months of partitions ahead.
+static BREAKER_FAILURES: GucSetting<i32> = GucSetting::<i32>::new(24);
 
 /// Defines the settings and reserves their prefix.
 pub fn init() {
@@ -87,6 +96,26 @@ pub fn init() {
         GucContext::Userset,
         GucFlags::UNIT_MS,
     );
+    GucRegistry::define_int_guc(
+        c"pg_meshhook_events.attempts_per_hour",
+        c"Sets how many failing attempts the worker makes in an hour, for each database and task.",
+        c"While somebody holds a lock for long, the worker looks without trying, and that doesn't count.",
+        &ATTEMPTS_PER_HOUR,
+        1,
+        3_600,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
+        c"pg_meshhook_events.breaker_failures",
+        c"Sets after how many failures in a row the worker makes one attempt an hour.",
+        c"A success ends that, and so does meshhook_events.wake_worker().",
+        &BREAKER_FAILURES,
+        1,
+        1_000_000,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
     guc::reserve_prefix();
 }
 
@@ -127,6 +156,16 @@ impl WorkerSettings {
             Some(schedule.next_after(next)?.signed_duration_since(next).num_seconds())
         };
         Self { enabled: enabled(), databases: databases(), interval_s: interval() }
+    }
+}
+
+/// How often at most the worker tries what fails.
+#[must_use]
+pub fn limits() -> Limits {
+    let count = |setting: &GucSetting<i32>| u32::try_from(setting.get()).unwrap_or(1);
+    Limits {
+        attempts_per_hour: count(&ATTEMPTS_PER_HOUR),
+        breaker_failures: count(&BREAKER_FAILURES),
     }
 }
 

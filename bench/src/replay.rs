@@ -6,7 +6,9 @@ use std::time::Instant;
 use postgres::Client;
 use process::Server;
 
-use crate::median;
+use crate::report::median;
+
+const DATABASE: &str = "replay";
 
 /// How many runs and events.
 const RUNS: i32 = 3_000;
@@ -33,7 +35,7 @@ const VARIANTS: [(&str, &str); 3] = [
 /// differs between them ends the comparison.
 pub fn compare(server: &Server, report: &mut String) {
     load(server);
-    let mut client = server.connect("bench");
+    let mut client = server.connect(DATABASE);
     let statements: Vec<_> = VARIANTS
         .iter()
         .map(|(_, sql)| client.prepare(sql).expect("a variant is prepared"))
@@ -66,7 +68,14 @@ pub fn compare(server: &Server, report: &mut String) {
 }
 
 fn load(server: &Server) {
-    let mut client: Client = server.connect("bench");
+    server.create_database(DATABASE);
+    server.script(
+        DATABASE,
+        "CREATE EXTENSION pg_meshhook_events;
+         CREATE TABLE workflow_runs (id uuid PRIMARY KEY DEFAULT gen_random_uuid());
+         SELECT count(*) FROM setup_workflow_events();",
+    );
+    let mut client: Client = server.connect(DATABASE);
     client
         .batch_execute(&format!(
             "SELECT create_workflow_events_partition((date '2020-01-01' + n * interval '1 month')::date)

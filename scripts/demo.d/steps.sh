@@ -207,6 +207,36 @@ SELECT * FROM drop_old_workflow_events_partitions(12) AS dropped;"
     check 'nothing else went' "SELECT count(*) = $events - 20 FROM workflow_events"
 }
 
+retire_in_the_background() {
+    local old deadline
+    old=$(partition -13)
+    heading 'The worker retires a month while the log is in use'
+    tell "With a retention in the policy, $old has to go too. The plan says so, and which locks it takes."
+    show meshhook "SELECT create_workflow_events_partition(date '$(month -13)');"
+    show postgres "UPDATE meshhook_events.policy SET retention = '12 months';
+
+SELECT action, partition_name, locks FROM plan_workflow_events_maintenance();"
+    check 'nothing else is planned' "SELECT count(*) = 1 AND bool_and(partition_name = '$old') FROM plan_workflow_events_maintenance()"
+    tell '
+Detaching it holds up neither readers nor writers of the log.'
+    show postgres 'SELECT meshhook_events.wake_worker();'
+    deadline=$((SECONDS + 20))
+    until [ "$(query "SELECT to_regclass('$old') IS NULL AND EXISTS (
+                          SELECT FROM meshhook_events.maintenance_log WHERE task = 'retire' AND status = 'ok')")" = t ]; do
+        if [ "$SECONDS" -ge "$deadline" ]; then
+            show postgres 'SELECT * FROM meshhook_events.maintenance_log ORDER BY id;'
+            fail "the worker has not retired $old within 20 seconds"
+        fi
+        sleep 0.2
+    done
+    show meshhook "SELECT task, status, details -> 'detached' AS detached, details -> 'dropped' AS dropped
+FROM meshhook_events.maintenance_log WHERE origin = 'worker' ORDER BY id DESC LIMIT 1;
+
+SELECT covered_until, wanted_until, first_hole_start, runway_periods FROM workflow_events_coverage();"
+    check "$old is gone, and nothing is left to do" "
+        SELECT to_regclass('$old') IS NULL AND NOT EXISTS (SELECT FROM plan_workflow_events_maintenance())"
+}
+
 check_health() {
     heading 'The health check'
     tell 'A row a check; nothing may have failed.'

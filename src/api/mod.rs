@@ -10,6 +10,7 @@
 )]
 
 mod events;
+mod insight;
 mod partitions;
 mod upkeep;
 

@@ -26,6 +26,12 @@ pub fn to_date(date: NaiveDate) -> Date {
     Date::saturating_from_raw(date.num_days_from_ce() - EPOCH_DAYS_FROM_CE)
 }
 
+/// An instant as a timestamp of PostgreSQL; `None` where it lies beyond PostgreSQL's last year.
+#[must_use]
+pub fn to_timestamp(instant: Instant) -> Option<TimestampWithTimeZone> {
+    TimestampWithTimeZone::try_from(instant.0).ok()
+}
+
 /// The instant at which `date` begins in `zone`.
 pub fn midnight(date: NaiveDate, zone: &str) -> Result<Instant> {
     let sql = "SELECT $1::timestamp AT TIME ZONE $2";

@@ -1,6 +1,6 @@
 //! What the catalogs say about the extension, its table and the partitions.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use pgrx::pg_sys::Oid;
 
@@ -8,7 +8,8 @@ use crate::db::ident::Qualified;
 use crate::db::query;
 use crate::domain::partition::{Kind, Partition};
 use crate::error::{Error, Result};
-use crate::pg::bound;
+use crate::pg::bound::StoredBound;
+use crate::pg::{bound, server, subtransaction};
 
 /// The name of the event log.
 pub const EVENTS: &str = "workflow_events";
@@ -88,8 +89,8 @@ impl Table {
 struct Candidate {
     table: Table,
     kind: String,
-    partition_key: Option<String>,
-    by_range_of_ts: bool,
+    /// The partition key, where it isn't a range of `ts`.
+    other_key: Option<String>,
     key_type: Option<String>,
     missing_column: Option<String>,
 }
@@ -99,8 +100,9 @@ const NEEDED_COLUMNS: [&str; 5] = ["id", "run_id", "ts", "type", "payload"];
 
 const FIND_EVENTS: &str = "\
     SELECT c.oid, c.relkind::text, c.relowner, pg_catalog.pg_get_userbyid(c.relowner)::text, \
-           CASE WHEN p.partrelid IS NOT NULL THEN pg_catalog.pg_get_partkeydef(c.oid) END, \
-           COALESCE(p.partstrat = 'r' AND p.partnatts = 1 AND a.attname = 'ts', false), \
+           CASE WHEN p.partrelid IS NOT NULL \
+                     AND (p.partstrat = 'r' AND p.partnatts = 1 AND a.attname = 'ts') IS NOT TRUE \
+                THEN pg_catalog.pg_get_partkeydef(c.oid) END, \
            pg_catalog.format_type(a.atttypid, NULL), \
            (SELECT w.name FROM pg_catalog.unnest($2) WITH ORDINALITY AS w (name, n) \
             WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_attribute x \
@@ -128,19 +130,16 @@ pub fn find_events(extension: &Extension) -> Result<Option<Table>> {
                 owner_name: row.get(4)?,
             },
             kind: row.get(2)?,
-            partition_key: row.nullable(5)?,
-            by_range_of_ts: row.get(6)?,
-            key_type: row.nullable(7)?,
-            missing_column: row.nullable(8)?,
+            other_key: row.nullable(5)?,
+            key_type: row.nullable(6)?,
+            missing_column: row.nullable(7)?,
         })
     })?;
     let Some(found) = found else { return Ok(None) };
     let name = found.table.qualified().plain();
-    match (found.kind.as_str(), found.partition_key, found.key_type) {
+    match (found.kind.as_str(), found.other_key, found.key_type) {
         ("r", _, _) => Err(Error::NotPartitioned { table: name, rows: None }),
-        ("p", Some(key), _) if !found.by_range_of_ts => {
-            Err(Error::WrongPartitioning { table: name, key })
-        }
+        ("p", Some(key), _) => Err(Error::WrongPartitioning { table: name, key }),
         ("p", _, Some(type_name)) if type_name != "timestamp with time zone" => {
             Err(Error::WrongKeyType { table: name, type_name })
         }
@@ -170,27 +169,51 @@ pub fn find_table(schema: Oid, name: &str) -> Result<Option<Oid>> {
     query::read_one(sql, &[schema.into(), name.into()], |row| row.get(1))
 }
 
-/// The attached partitions of a table, with their bounds read from the catalog.
+/// The attached partitions of a table, with their bounds read from the catalog as they are now, whatever snapshot the
+/// transaction has.
 pub fn partitions(table: &Table) -> Result<Vec<Partition>> {
-    let sql = "SELECT c.oid, n.nspname::text, c.relname::text, c.relkind::text, i.inhdetachpending \
-               FROM pg_catalog.pg_inherits i \
-               JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid \
-               JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
-               WHERE i.inhparent = $1 ORDER BY c.relname";
+    let mut partitions = partitions_in_snapshot(table)?;
+    // A partition that was detached or dropped since is none any more.
+    partitions.retain_mut(|partition| match bound::extent_of(partition.oid.into()) {
+        Some(extent) => {
+            partition.extent = extent;
+            true
+        }
+        None => false,
+    });
+    Ok(partitions)
+}
+
+/// The attached partitions of a table as the snapshot has them: one query, where there are many, and nothing is
+/// decided for good.
+pub fn partitions_in_snapshot(table: &Table) -> Result<Vec<Partition>> {
+    let sql = "SELECT c.oid, c.relnamespace, c.relname::text, c.relkind, i.inhdetachpending, c.relpartbound \
+               FROM pg_catalog.pg_inherits i JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid \
+               WHERE i.inhparent = $1";
+    let mut schemas = BTreeMap::from([(table.schema_oid.to_u32(), table.schema.clone())]);
     let rows = query::read(sql, &[table.oid.into()], |row| {
-        let kind = match row.get::<String>(4)?.as_str() {
-            "p" => Kind::Partitioned,
-            "f" => Kind::Foreign,
-            _ => Kind::Table,
-        };
-        Ok((row.get::<Oid>(1)?, row.get(2)?, row.get(3)?, kind, row.get(5)?))
+        // A detach that ended meanwhile leaves a row without a bound.
+        let Some(bound) = row.nullable::<StoredBound>(6)? else { return Ok(None) };
+        let schema = row.get::<Oid>(2)?;
+        Ok(Some(Partition {
+            oid: row.get::<Oid>(1)?.to_u32(),
+            schema: schemas
+                .entry(schema.to_u32())
+                .or_insert_with(|| server::schema_name(schema).unwrap_or_default())
+                .clone(),
+            name: row.get(3)?,
+            extent: bound.extent(),
+            kind: match u8::try_from(row.get::<i8>(4)?) {
+                Ok(b'p') => Kind::Partitioned,
+                Ok(b'f') => Kind::Foreign,
+                _ => Kind::Table,
+            },
+            detach_pending: row.get(5)?,
+        }))
     })?;
-    let partition = |(oid, schema, name, kind, detach_pending): (Oid, _, _, _, _)| {
-        // A partition that was detached or dropped since is none any more.
-        let extent = bound::extent_of(oid)?;
-        Some(Partition { oid: oid.to_u32(), schema, name, extent, kind, detach_pending })
-    };
-    Ok(rows.into_iter().filter_map(partition).collect())
+    let mut partitions: Vec<Partition> = rows.into_iter().flatten().collect();
+    partitions.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(partitions)
 }
 
 /// The names of all relations of a schema that begin with the event log's.
@@ -205,6 +228,23 @@ pub fn relation_names(schema: Oid) -> Result<BTreeSet<String>> {
 pub fn heap_bytes(table: Oid) -> Result<i64> {
     let sql = "SELECT pg_catalog.pg_relation_size($1)";
     Ok(query::read_one(sql, &[table.into()], |row| row.get(1))?.unwrap_or(0))
+}
+
+/// How many rows a table and its partitions hold as the planner estimates it, and their size with indexes and
+/// TOAST in bytes; each `None` where it is not known, as while somebody has it locked.
+pub fn estimates(table: Oid) -> Result<(Option<i64>, Option<i64>)> {
+    let rows = "SELECT pg_catalog.sum(CASE WHEN l.reltuples < 0::real \
+                    THEN pg_catalog.pg_stat_get_live_tuples(l.oid) ELSE l.reltuples::bigint END)::bigint \
+                FROM pg_catalog.pg_class l WHERE l.relkind <> 'p' AND (l.oid = $1 OR l.oid IN ( \
+                    SELECT t.relid FROM pg_catalog.pg_partition_tree($1) t))";
+    let size = "SELECT pg_catalog.sum(pg_catalog.pg_total_relation_size(l.oid))::bigint \
+                FROM pg_catalog.pg_class l WHERE l.oid = $1 OR l.oid IN ( \
+                    SELECT t.relid FROM pg_catalog.pg_partition_tree($1) t)";
+    let ask = |sql: &str| {
+        subtransaction::run(|| query::read_one(sql, &[table.into()], |row| row.nullable(1)))
+    };
+    // The size can't be asked for without a lock, however weak.
+    Ok((ask(rows).ok().flatten().flatten(), ask(size).ok().flatten().flatten()))
 }
 
 /// How many rows a table holds.
@@ -232,6 +272,24 @@ pub fn referenced_tables(table: Oid) -> Result<Vec<Referenced>> {
     query::read(sql, &[table.into()], |row| {
         Ok(Referenced { oid: row.get(1)?, name: row.get(2)?, owner: row.get(3)? })
     })
+}
+
+/// Something that isn't part of a table or its partitions and depends on it, as PostgreSQL describes it: a view, a
+/// foreign key that points to it. `None` where there is nothing.
+pub fn dependent(table: Oid) -> Result<Option<String>> {
+    let sql = "SELECT pg_catalog.pg_describe_object(d.classid, d.objid, d.objsubid) \
+               FROM pg_catalog.pg_depend d \
+               WHERE d.refclassid = 'pg_catalog.pg_class'::regclass AND d.deptype = 'n' \
+                 AND (d.refobjid = $1 OR d.refobjid IN ( \
+                     SELECT t.relid FROM pg_catalog.pg_partition_tree($1) t)) \
+               ORDER BY 1 LIMIT 1";
+    query::read_one(sql, &[table.into()], |row| row.get(1))
+}
+
+/// Whether a table has a constraint of that name.
+pub fn has_constraint(table: Oid, name: &str) -> Result<bool> {
+    let sql = "SELECT EXISTS (SELECT FROM pg_catalog.pg_constraint WHERE conrelid = $1 AND conname = $2::name)";
+    Ok(query::read_one(sql, &[table.into(), name.into()], |row| row.get(1))?.unwrap_or(false))
 }
 
 /// The role that owns a relation.

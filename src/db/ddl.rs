@@ -5,7 +5,7 @@ use pgrx::pg_sys::Oid;
 use crate::db::catalog::Table;
 use crate::db::ident::{Ident, Qualified};
 use crate::db::query;
-use crate::domain::partition::Range;
+use crate::domain::partition::{Bound, Range};
 use crate::error::Result;
 
 /// Makes the event log as MeshHook's document gives it, without partitions and foreign key.
@@ -69,6 +69,51 @@ pub fn attach(table: &Table, partition: Qualified, range: &Range) -> Result<()> 
         &format!("ALTER TABLE {parent} ATTACH PARTITION {partition} FOR VALUES {range}"),
         &[],
     )
+}
+
+/// The command that detaches a partition without a lock that others notice; it runs at the top level alone.
+#[must_use]
+pub fn detach_concurrently(table: &Table, partition: Qualified) -> String {
+    format!("ALTER TABLE {} DETACH PARTITION {partition} CONCURRENTLY", table.qualified())
+}
+
+/// Completes a detach that was begun. Waits for every older snapshot of the database.
+pub fn finalize(table: &Table, partition: Qualified) -> Result<()> {
+    let parent = table.qualified();
+    query::execute(&format!("ALTER TABLE {parent} DETACH PARTITION {partition} FINALIZE"), &[])
+}
+
+/// The name of the constraint by which a DEFAULT partition proves that it holds nothing of a range.
+pub const PROOF: &str = "pg_meshhook_events_proof";
+
+/// Adds the constraint that a table holds nothing of `range`, without looking at its rows.
+pub fn add_proof(table: Qualified, range: &Range) -> Result<()> {
+    let mut outside = vec!["ts IS NULL".to_owned()];
+    outside.extend(match range.lower {
+        Bound::MinValue => None,
+        lower => Some(format!("ts OPERATOR(pg_catalog.<) {lower}")),
+    });
+    outside.extend(match range.upper {
+        Bound::MaxValue => None,
+        upper => Some(format!("ts OPERATOR(pg_catalog.>=) {upper}")),
+    });
+    let sql = format!(
+        "ALTER TABLE {table} ADD CONSTRAINT {} CHECK ({}) NOT VALID",
+        Ident(PROOF),
+        outside.join(" OR ")
+    );
+    query::execute(&sql, &[])
+}
+
+/// Looks at the rows, under SHARE UPDATE EXCLUSIVE, which neither readers nor writers notice.
+pub fn validate_proof(table: Qualified) -> Result<()> {
+    query::execute(&format!("ALTER TABLE {table} VALIDATE CONSTRAINT {}", Ident(PROOF)), &[])
+}
+
+/// Drops that constraint, where it is there.
+pub fn drop_proof(table: Qualified) -> Result<()> {
+    let sql = format!("ALTER TABLE {table} DROP CONSTRAINT IF EXISTS {}", Ident(PROOF));
+    query::execute(&sql, &[])
 }
 
 /// Drops a table; an error where something depends on it.

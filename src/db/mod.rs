@@ -12,4 +12,5 @@ pub mod lock;
 pub mod policy;
 pub mod protection;
 pub mod query;
+pub mod retired;
 pub mod row_security;

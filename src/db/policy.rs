@@ -19,6 +19,16 @@ const SELECT: &str = "\
 /// Where the row makes no sense, though its constraints should have prevented that, or where this
 /// server does not know its time zone.
 pub fn load() -> Result<Policy> {
+    Ok(load_row()?.unwrap_or_default())
+}
+
+/// The policy's row; `None` where there is none: without one the worker does nothing. A dump restores it
+/// after the tables.
+///
+/// # Errors
+///
+/// As [`load`].
+pub fn load_row() -> Result<Option<Policy>> {
     let row = query::read_one(SELECT, &[], |row| {
         Ok(Policy::from_row(
             &row.get::<String>(1)?,
@@ -29,19 +39,13 @@ pub fn load() -> Result<Policy> {
             row.get(6)?,
         )?)
     })?;
-    let policy = row.unwrap_or_default();
+    let Some(policy) = row else { return Ok(None) };
     // A name without a slash may be an abbreviation too, which SQL prefers to the zone of that name.
     let is_full_name = policy.time_zone == "UTC" || policy.time_zone.contains('/');
     if !is_full_name || !time_zone::exists(&policy.time_zone) {
         return Err(Error::UnknownTimeZone(policy.time_zone));
     }
-    Ok(policy)
-}
-
-/// Whether there is a row: without one the worker does nothing. A dump restores it after the tables.
-pub fn has_row() -> Result<bool> {
-    let sql = "SELECT EXISTS (SELECT FROM meshhook_events.policy)";
-    Ok(query::read_one(sql, &[], |row| row.get(1))?.unwrap_or(false))
+    Ok(Some(policy))
 }
 
 /// Writes the defaults as a row, so that there is one to update; keeps a row that is there.

@@ -5,10 +5,14 @@
 
 #![forbid(unsafe_code)]
 
+pub mod blocker;
 pub mod calendar;
 pub mod instant;
+pub mod maintenance;
 pub mod name;
 pub mod partition;
 pub mod plan;
 pub mod policy;
+pub mod queue;
+pub mod retry;
 pub mod schedule;

@@ -97,12 +97,50 @@ pub enum Obstacle {
         /// Why.
         reason: String,
     },
+    /// A table that was to be retired was detached by somebody else, or changed, or just before a crash.
+    #[error("table \"{partition}\" was to be dropped, but may have been detached by somebody else")]
+    InDoubt {
+        /// The partition's name when it was to be retired.
+        partition: String,
+    },
+    /// A table that was detached to be dropped, and that the policy now keeps.
+    #[error("table \"{partition}\" was detached to be dropped, but lies within the retention now")]
+    NoLongerOutdated {
+        /// The partition's name when it was detached.
+        partition: String,
+    },
+    /// It could be detached, and then not dropped.
+    #[error("partition \"{partition}\" cannot be dropped: {reason}")]
+    Undroppable {
+        /// The partition's name.
+        partition: String,
+        /// Why.
+        reason: String,
+    },
     /// The name would be cut off.
     #[error(transparent)]
     Name(#[from] NameError),
     /// The period lies outside the years 1 to 9999.
     #[error(transparent)]
     Calendar(#[from] CalendarError),
+}
+
+impl Obstacle {
+    /// The partition that it is about; `None` where it is about none.
+    #[must_use]
+    pub fn partition(&self) -> Option<&str> {
+        match self {
+            Self::DetachPending { partition }
+            | Self::InDoubt { partition }
+            | Self::NoLongerOutdated { partition }
+            | Self::Undroppable { partition, .. }
+            | Self::Foreign { partition }
+            | Self::Unreadable { partition, .. }
+            | Self::Overlaps { partition, .. } => Some(partition),
+            Self::NameTaken { name } => Some(name),
+            Self::Name(_) | Self::Calendar(_) => None,
+        }
+    }
 }
 
 /// The range of a whole period.
@@ -223,25 +261,38 @@ pub fn window(
     Ok((first, last.unwrap_or(current)))
 }
 
-/// The partitions whose whole range lies before the first day of the month `months` before the
-/// current one, oldest first; beside them those that would go but for an obstacle.
+/// The end of what a retention of `months` lets go: the first day of the month that many months before the current one;
+/// `None` where nothing can lie before it.
 ///
-/// `months` is at least 1 where it comes from a [`Policy`]; with 0 nothing is retired, because the
-/// current period is never dropped.
+/// `months` is at least 1 where it comes from a [`Policy`]; with 0 nothing goes, because the current period is never
+/// dropped.
+pub fn cutoff(
+    facts: &Facts,
+    policy: &Policy,
+    months: u32,
+    midnights: &impl Midnights,
+) -> Result<Option<Bound>, CalendarError> {
+    let current = Period::containing(policy.granularity, facts.today)?;
+    Ok(match current.start().checked_sub_months(Months::new(months)) {
+        // Nothing can lie before the first day that PostgreSQL's names reach.
+        Some(first) if months > 0 && Period::containing(policy.granularity, first).is_ok() => {
+            Some(Bound::At(midnights.midnight(first)))
+        }
+        _ => None,
+    })
+}
+
+/// The partitions whose whole range lies before the [`cutoff`], oldest first; beside them those that would go but for
+/// an obstacle.
 pub fn outdated(
     facts: &Facts,
     policy: &Policy,
     months: u32,
     midnights: &impl Midnights,
 ) -> Result<(Vec<Retirement>, Vec<Obstacle>), CalendarError> {
-    let current = Period::containing(policy.granularity, facts.today)?;
     let (mut retirements, mut obstacles) = (Vec::new(), unreadable(facts));
-    let cutoff = match current.start().checked_sub_months(Months::new(months)) {
-        // Nothing can lie before the first day that PostgreSQL's names reach.
-        Some(first) if months > 0 && Period::containing(policy.granularity, first).is_ok() => {
-            Bound::At(midnights.midnight(first))
-        }
-        _ => return Ok((retirements, obstacles)),
+    let Some(cutoff) = cutoff(facts, policy, months, midnights)? else {
+        return Ok((retirements, obstacles));
     };
     for partition in &facts.partitions {
         let Some(range) = partition.range().filter(|range| range.upper <= cutoff) else {

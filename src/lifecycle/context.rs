@@ -1,11 +1,14 @@
 //! What every use case starts from: the extension, its table, the policy; and who may go on.
 
+use std::collections::BTreeSet;
+
 use chrono::NaiveDate;
 use pgrx::pg_sys::Oid;
 
 use crate::db::catalog::{self, Extension, Table};
 use crate::db::{calendar, policy};
 use crate::domain::instant::Instant;
+use crate::domain::partition::Partition;
 use crate::domain::plan::{Facts, Midnights};
 use crate::domain::policy::Policy;
 use crate::error::{Error, Result};
@@ -49,13 +52,25 @@ impl Context {
 
     /// What a plan is made from, as the catalogs are now.
     pub fn facts(&self) -> Result<Facts> {
+        let names = catalog::relation_names(self.table.schema_oid)?;
+        Ok(Facts { names, ..self.facts_without_names()? })
+    }
+
+    /// The same without the names that are taken, of which there are many: enough to see whether anything is to
+    /// be made.
+    pub fn facts_without_names(&self) -> Result<Facts> {
+        self.facts_of(catalog::partitions(&self.table)?)
+    }
+
+    /// The same as the snapshot has them, for a plan that is looked at again before it is carried out.
+    pub fn facts_in_snapshot(&self) -> Result<Facts> {
+        self.facts_of(catalog::partitions_in_snapshot(&self.table)?)
+    }
+
+    fn facts_of(&self, partitions: Vec<Partition>) -> Result<Facts> {
         let (_, today) = calendar::now(&self.policy.time_zone)?;
-        Ok(Facts {
-            parent: catalog::EVENTS.to_owned(),
-            today,
-            partitions: catalog::partitions(&self.table)?,
-            names: catalog::relation_names(self.table.schema_oid)?,
-        })
+        let parent = catalog::EVENTS.to_owned();
+        Ok(Facts { parent, today, partitions, names: BTreeSet::new() })
     }
 
     /// Where the policy's midnights lie.
@@ -73,6 +88,9 @@ pub struct PolicyMidnights<'a> {
 
 impl Midnights for PolicyMidnights<'_> {
     fn midnight(&self, date: NaiveDate) -> Instant {
+        if self.zone == "UTC" {
+            return Instant::from_utc(date.into());
+        }
         // A date of a period always has one: the zone was checked when the policy was read. Should the
         // server disagree, nothing may be planned on a guess.
         match calendar::midnight(date, self.zone) {
@@ -83,6 +101,22 @@ impl Midnights for PolicyMidnights<'_> {
             }
         }
     }
+}
+
+/// The version of this library.
+pub const LIBRARY_VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Refuses where the SQL objects are not those of this library: its tables may be others.
+///
+/// # Errors
+///
+/// [`Error::OtherVersion`].
+pub fn require_same_version(extension: &Extension) -> Result<()> {
+    if extension.version == LIBRARY_VERSION {
+        return Ok(());
+    }
+    let installed = extension.version.clone();
+    Err(Error::OtherVersion { installed, library: LIBRARY_VERSION })
 }
 
 /// Refuses where nothing can be written.

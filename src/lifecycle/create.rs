@@ -16,6 +16,8 @@ use crate::domain::name::{self, STANDARD_INDEXES};
 use crate::domain::plan::{self, Answer, Creation};
 use crate::error::{Error, Result};
 use crate::lifecycle::context::Context;
+use crate::lifecycle::default_partition::DefaultPartition;
+use crate::lifecycle::plan::blocked;
 use crate::pg::{identity, subtransaction};
 use crate::settings::Settings;
 
@@ -61,7 +63,8 @@ pub fn one(wanted: Wanted, settings: Settings) -> Result<(String, Report)> {
         plan::for_period(&context.facts()?, period, &context.midnights())
             .map_err(|obstacle| Error::from(obstacle).not_created(&wanted_name))
     };
-    if let Answer::Exists(name) = answer(&context)? {
+    // Whatever stands in the way is said below, under the lock: here somebody may be about to end it.
+    if let Ok(Answer::Exists(name)) = answer(&context) {
         return Ok((name, Report::default()));
     }
     let (name, report) = as_owner(&context, || {
@@ -118,19 +121,6 @@ pub fn missing(context: &Context, past: u32, settings: Settings) -> Result<Repor
     })
 }
 
-/// Obstacles as errors; one that is about a single partition names it.
-#[must_use]
-pub fn blocked(obstacles: Vec<plan::Obstacle>) -> Vec<Error> {
-    let blocked = |obstacle: plan::Obstacle| match &obstacle {
-        plan::Obstacle::NameTaken { name } => {
-            let name = name.clone();
-            Error::from(obstacle).not_created(&name)
-        }
-        _ => obstacle.into(),
-    };
-    obstacles.into_iter().map(blocked).collect()
-}
-
 /// Makes one partition of a plan, in the transaction of a worker.
 ///
 /// # Errors
@@ -147,7 +137,14 @@ pub fn planned(context: &Context, creation: &Creation, settings: Settings) -> Re
             return Ok(Report::default());
         }
         let built = build_or_explain(context, creation)?;
-        attach_all(context, vec![built], settings)
+        let report = attach_all(context, vec![built], settings)?;
+        if let Some(default) =
+            DefaultPartition::find(context)?.filter(|_| report.problems.is_empty())
+        {
+            // Attaching has locked it, so this waits for nobody.
+            default.drop_proof_in_passing()?;
+        }
+        Ok(report)
     })
 }
 
@@ -248,6 +245,10 @@ fn attach_all(context: &Context, built: Vec<Built>, settings: Settings) -> Resul
     }
     let budget = Budget::new(settings.lock_timeout_ms);
     lock::take(table.oid, catalog::EVENTS, Mode::ShareUpdateExclusive, &budget)?;
+    if let Some(default) = DefaultPartition::find(context)? {
+        // Attaching would lock it after the runs, and clients that have read the log then change runs.
+        default.lock(&budget)?;
+    }
     let referenced = catalog::referenced_tables(table.oid)?;
     for other in &referenced {
         lock::take(other.oid, &other.name, Mode::ShareRowExclusive, &budget)?;

@@ -2,13 +2,14 @@
 
 use pgrx::PgSqlErrorCode as Sqlstate;
 
-use crate::db::{calendar, catalog, index, protection, query};
+use crate::db::{catalog, index, protection, query};
 use crate::domain::instant::Instant;
 use crate::domain::name::{self, STANDARD_INDEXES, StandardIndex};
 use crate::domain::partition::{Bound, Extent, Kind, Partition};
 use crate::domain::plan;
 use crate::error::Result;
 use crate::lifecycle::context::Context;
+use crate::lifecycle::coverage;
 use crate::pg::time_zone;
 
 /// How bad a finding is.
@@ -143,16 +144,18 @@ pub fn keys(context: &Context) -> Result<Vec<Finding>> {
 /// Whether the time from now to the policy's premake is held by partitions without a hole.
 pub fn coverage(context: &Context) -> Result<Finding> {
     const CHECK: &str = "coverage";
-    let facts = context.facts()?;
-    let (now, _) = calendar::now(&context.policy.time_zone)?;
-    let (_, last) = plan::window(&facts, &context.policy, 0)?;
-    let holes = plan::uncovered(&facts, now, last, &context.midnights());
-    Ok(match holes.first() {
-        None => Finding::ok(CHECK, format!("no hole from now to {}", last.end())),
+    let coverage = coverage::of(context)?;
+    // As a date, which it begins: a text that doesn't depend on a setting.
+    let last = match coverage.wanted_until {
+        Bound::At(instant) => instant.to_string(),
+        other => other.to_string(),
+    };
+    Ok(match coverage.holes.first() {
+        None => Finding::ok(CHECK, format!("no hole from now to {last}")),
         Some(hole) => Finding::bad(
             CHECK,
             Status::Failed,
-            format!("{} hole(s), the first {hole}", holes.len()),
+            format!("{} hole(s), the first {hole}", coverage.holes.len()),
             "SELECT maintain_workflow_events_partitions();",
         ),
     })

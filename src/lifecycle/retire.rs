@@ -10,7 +10,7 @@ use crate::db::ident::Qualified;
 use crate::db::lock::{self, Budget, Mode};
 use crate::db::{catalog, ddl, ledger, query};
 use crate::domain::partition::{Extent, Partition};
-use crate::domain::plan::{self, Obstacle, Retirement};
+use crate::domain::plan::{self, Retirement};
 use crate::error::{Error, Result};
 use crate::lifecycle::context::Context;
 use crate::pg::{bound, identity, server, subtransaction};
@@ -42,7 +42,7 @@ pub fn outdated(months: i32, settings: Settings) -> Result<Report> {
         return Ok(Report { kept: plan.kept, ..Report::default() });
     }
     let report = identity::run_as(context.table.owner, || {
-        lock::take_turn(context.table.oid, catalog::EVENTS, settings.lock_timeout_ms)?;
+        lock::wait_for_turn(context.table.oid, catalog::EVENTS, settings.lock_timeout_ms)?;
         query::begin_writing()?;
         let plan = planned(&context, months)?;
         let mut report = drop_all(&context, &plan.retirements, settings)?;
@@ -75,20 +75,12 @@ pub struct Plan {
 
 /// The partitions to drop now, and those kept though they are old enough.
 pub fn planned(context: &Context, months: u32) -> Result<Plan> {
-    let facts = context.facts()?;
+    let facts = context.facts_without_names()?;
     let (retirements, obstacles) =
         plan::outdated(&facts, &context.policy, months, &context.midnights())?;
-    let kept = obstacles.into_iter().map(|obstacle| {
-        let name = match &obstacle {
-            Obstacle::DetachPending { partition }
-            | Obstacle::Foreign { partition }
-            | Obstacle::Unreadable { partition, .. }
-            | Obstacle::Overlaps { partition, .. } => partition.clone(),
-            Obstacle::NameTaken { name } => name.clone(),
-            Obstacle::Name(_) | Obstacle::Calendar(_) => String::new(),
-        };
-        (name, obstacle.into())
-    });
+    let kept = obstacles
+        .into_iter()
+        .map(|obstacle| (obstacle.partition().unwrap_or_default().to_owned(), obstacle.into()));
     Ok(Plan { retirements, kept: kept.collect() })
 }
 

@@ -73,7 +73,11 @@ impl Step {
 pub fn event_log(settings: Settings) -> Result<Vec<Step>> {
     require_writable("setup_workflow_events")?;
     // What the catalogs say is compared as text: no setting of the caller's may change how it is written.
-    identity::pinned(|| event_log_pinned(settings))
+    identity::pinned(|| {
+        // Writing out constraints and policies locks what they belong to.
+        identity::set_lock_timeout(settings.lock_timeout_ms);
+        event_log_pinned(settings)
+    })
 }
 
 fn event_log_pinned(settings: Settings) -> Result<Vec<Step>> {

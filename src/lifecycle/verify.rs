@@ -1,19 +1,17 @@
 //! The health check: a finding a check, nothing changed.
 
-use pgrx::Uuid;
+use pgrx::{PgSqlErrorCode as Sqlstate, Uuid};
 
 use crate::db::catalog::{self, RUNS};
 use crate::db::ident::{Ident, Qualified};
-use crate::db::{ledger, query};
+use crate::db::ledger::{self, LastAttempt};
+use crate::db::query;
 use crate::error::{Error, Result};
-use crate::lifecycle::context::{Context, require_privileges_of};
+use crate::lifecycle::context::{Context, LIBRARY_VERSION, require_privileges_of};
 use crate::lifecycle::create::require_safe_owner;
 use crate::lifecycle::inspect::{self, Finding, Status};
 use crate::pg::{board, identity, server, subtransaction};
 use crate::settings::{Settings, WorkerSettings};
-
-/// The version of this library.
-const LIBRARY_VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Where the probes are written: name of the check, days from now.
 const PROBES: [(&str, i32); 4] = [
@@ -33,13 +31,14 @@ pub fn event_log(settings: Settings, worker: &WorkerSettings) -> Result<Vec<Find
     // What the catalogs say is compared as text: no setting of the caller's may change how it is written.
     identity::pinned(|| {
         identity::set_lock_timeout(settings.lock_timeout_ms);
-        event_log_pinned(worker)
+        event_log_pinned(settings, worker)
     })
 }
 
-fn event_log_pinned(worker: &WorkerSettings) -> Result<Vec<Finding>> {
+fn event_log_pinned(settings: Settings, worker: &WorkerSettings) -> Result<Vec<Finding>> {
     let extension = catalog::extension()?;
     let mut findings = vec![version(&extension.version), self::worker(worker)?];
+    findings.extend(lock_timeout(settings));
     let context = match Context::load() {
         Ok(context) => context,
         Err(error) => {
@@ -86,6 +85,21 @@ fn version(installed: &str) -> Finding {
     Finding::bad(CHECK, Status::Failed, detail, hint)
 }
 
+/// Whether maintenance gives up before a client looks for a deadlock; nothing where it does.
+fn lock_timeout(settings: Settings) -> Option<Finding> {
+    let (own_ms, server_ms) = (settings.lock_timeout_ms, server::deadlock_timeout_ms());
+    (own_ms >= server_ms).then(|| {
+        Finding::bad(
+            "lock_timeout",
+            Status::Warning,
+            format!(
+                "pg_meshhook_events.lock_timeout is {own_ms} ms, deadlock_timeout {server_ms} ms"
+            ),
+            "Set it lower: in a deadlock with maintenance a client could be the one that fails.",
+        )
+    })
+}
+
 /// Whether the worker is there, and how it last went.
 fn worker(settings: &WorkerSettings) -> Result<Finding> {
     const CHECK: &str = "worker";
@@ -119,45 +133,61 @@ fn worker(settings: &WorkerSettings) -> Result<Finding> {
             "It starts when recovery has ended; on a standby it waits for the promotion.",
         ));
     }
-    let Some(last) = ledger::last_attempts()? else {
+    let Some(tasks) = ledger::last_attempts()? else {
         return Ok(Finding::ok(
             CHECK,
             "the launcher runs; the ledger is not readable for this role",
         ));
     };
-    let succeeded = last.succeeded_at.map_or("never".to_owned(), |at| at);
-    let overdue = last.succeeded_s_ago.zip(settings.interval_s).is_some_and(|(age, i)| age > 2 * i);
-    Ok(match last.last_status.as_deref() {
-        Some("ok") if overdue => Finding::bad(
-            CHECK,
-            Status::Warning,
-            format!("it is overdue; it last succeeded: {succeeded}"),
-            "See whether the launcher is among pg_stat_activity, and what the server log says.",
-        ),
-        Some("failed" | "crashed") => Finding::bad(
-            CHECK,
-            Status::Failed,
-            format!(
-                "the last attempt failed: {}; it last succeeded: {succeeded}",
-                last.last_message.unwrap_or_default()
+    Ok(last_attempts(CHECK, &tasks, settings))
+}
+
+/// How the worker's tasks last went: the worst of them.
+fn last_attempts(check: &'static str, tasks: &[LastAttempt], settings: &WorkerSettings) -> Finding {
+    let succeeded = |last: &LastAttempt| last.succeeded_at.clone().unwrap_or("never".to_owned());
+    let of = |last: &LastAttempt| {
+        let times = match last.attempts {
+            1 => String::new(),
+            n => format!(", {n} times in a row since {}", last.since),
+        };
+        let message = last.message.clone().unwrap_or_default();
+        let success = succeeded(last);
+        let text = format!("task {}: {message}{times}; it last succeeded: {success}", last.task);
+        let overdue = last
+            .succeeded_s_ago
+            .zip(settings.interval_s)
+            .is_some_and(|(age, i)| age > 2 * i.max(HALF_DAY_S));
+        match last.status.as_str() {
+            "failed" | "crashed" => Finding::bad(
+                check,
+                Status::Failed,
+                format!("the last attempt failed; {text}"),
+                "See meshhook_events.maintenance_log. It tries again by itself.",
             ),
-            "See meshhook_events.maintenance_log. It tries again by itself.",
-        ),
-        Some("warning") => Finding::bad(
-            CHECK,
-            Status::Warning,
-            format!("{}; it last succeeded: {succeeded}", last.last_message.unwrap_or_default()),
-            "See meshhook_events.maintenance_log.",
-        ),
-        Some(_) => Finding::ok(CHECK, format!("it last succeeded: {succeeded}")),
-        None => Finding::bad(
-            CHECK,
+            "warning" => {
+                Finding::bad(check, Status::Warning, text, "See meshhook_events.maintenance_log.")
+            }
+            _ if overdue => Finding::bad(
+                check,
+                Status::Warning,
+                format!("task {} is overdue; it last succeeded: {success}", last.task),
+                "See whether the launcher is among pg_stat_activity, and what the server log says.",
+            ),
+            _ => Finding::ok(check, format!("it last succeeded: {success}")),
+        }
+    };
+    tasks.iter().map(of).max_by_key(|finding| finding.status).unwrap_or_else(|| {
+        Finding::bad(
+            check,
             Status::Warning,
             "the launcher runs, but it has not maintained this database yet",
             "It does so at the next time of pg_meshhook_events.schedule.",
-        ),
+        )
     })
 }
+
+/// How long the worker leaves its last entry as it is while nothing changes, in seconds.
+const HALF_DAY_S: i64 = 12 * 3_600;
 
 /// Refuses a superuser's event log beside a table of runs, or with partitions, of somebody who is none: a
 /// query plans with their indexes, and runs the functions in them.
@@ -217,6 +247,10 @@ fn probe(context: &Context, check: &'static str, days: i32) -> Result<Finding> {
                 days.abs()
             );
             Finding::bad(check, status, "no partition holds that time", hint)
+        }
+        Err(error) if error.sqlstate() == Sqlstate::ERRCODE_LOCK_NOT_AVAILABLE => {
+            let hint = "Somebody has the run or the partition locked; call it again.";
+            Finding::bad(check, Status::Warning, format!("not tried: {error}"), hint)
         }
         Err(error) => {
             let hint = error.hint().unwrap_or_default();

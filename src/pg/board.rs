@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use pgrx::{PGRXSharedMemory, PgLwLock, pg_guard, pg_shmem_init, pg_sys};
 
-use crate::domain::schedule::Outcome;
+use crate::domain::queue::{Order, Task};
+use crate::domain::retry::Outcome;
 
 /// How many database workers run at once: enough for progress, and slots are left for others.
 pub const SLOTS: usize = 2;
@@ -15,13 +16,30 @@ pub const SLOTS: usize = 2;
 /// all of them.
 const WAKE_REQUESTS: usize = 64;
 
-/// What is known of a worker: it registers itself when it starts, so that a launcher that was started
-/// again meets the workers of the one before.
-#[derive(Clone, Copy, Default)]
+/// What is known of a worker: what it is to do, and what it says. It registers itself when it starts, so that a
+/// launcher that was started again meets the workers of the one before.
+#[derive(Clone, Copy)]
 struct Slot {
     pid: i32,
     database: u32,
-    done: bool,
+    orders: [Order; Task::ALL.len()],
+    /// Until it says otherwise, it has failed.
+    outcomes: [Outcome; Task::ALL.len()],
+    /// A number for what the last worker of the database had to say to the log, so that the next one doesn't
+    /// repeat it; 0 where that was nothing.
+    last_words: u64,
+}
+
+impl Default for Slot {
+    fn default() -> Self {
+        Self {
+            pid: 0,
+            database: 0,
+            orders: Default::default(),
+            outcomes: [Outcome::Failed; Task::ALL.len()],
+            last_words: 0,
+        }
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -75,39 +93,62 @@ pub fn launcher_pid() -> i32 {
     if exists() { BOARD.share().launcher_pid } else { 0 }
 }
 
-/// A worker is about to be started in `slot`: until it says otherwise, it has failed.
-pub fn clear_slot(slot: usize) {
+/// A worker is about to be started in `slot`, with these orders.
+pub fn prepare_slot(slot: usize, orders: [Order; Task::ALL.len()], last_words: u64) {
     if let Some(entry) = BOARD.exclusive().slots.get_mut(slot) {
-        *entry = Slot::default();
+        *entry = Slot { orders, last_words, ..Slot::default() };
     }
 }
 
-/// The worker in `slot` says which process it is, and which database it has been given.
-pub fn register(slot: usize, pid: i32, database: u32) {
-    if let Some(entry) = BOARD.exclusive().slots.get_mut(slot) {
-        *entry = Slot { pid, database, done: false };
-    }
+/// The worker in `slot` says which process it is, and which database it has been given; it gets its orders, and
+/// the last words of the worker before it.
+pub fn register(slot: usize, pid: i32, database: u32) -> ([Order; Task::ALL.len()], u64) {
+    let mut board = BOARD.exclusive();
+    board.slots.get_mut(slot).map_or_else(Default::default, |entry| {
+        (entry.pid, entry.database) = (pid, database);
+        (entry.orders, entry.last_words)
+    })
 }
 
-/// The process `pid`, registered in `slot`, says that it has done its work.
-pub fn report_done(slot: usize, pid: i32) {
+/// The process `pid`, registered in `slot`, says how a task has ended.
+pub fn report(slot: usize, pid: i32, task: Task, outcome: Outcome) {
     if let Some(entry) = BOARD.exclusive().slots.get_mut(slot).filter(|entry| entry.pid == pid) {
-        entry.done = true;
+        for (place, _) in entry.outcomes.iter_mut().zip(Task::ALL).filter(|(_, t)| *t == task) {
+            *place = outcome;
+        }
     }
 }
 
-/// How the worker in `slot`, which has ended, says its work went.
+/// The process `pid`, registered in `slot`, leaves its last words and is about to end.
+pub fn leave(slot: usize, pid: i32, last_words: u64) {
+    if let Some(entry) = BOARD.exclusive().slots.get_mut(slot).filter(|entry| entry.pid == pid) {
+        (entry.last_words, entry.pid) = (last_words, 0);
+    }
+}
+
+/// How the tasks of the worker in `slot`, which has ended, went, and its last words.
 #[must_use]
-pub fn outcome(slot: usize) -> Outcome {
-    let done = BOARD.share().slots.get(slot).is_some_and(|entry| entry.done);
-    if done { Outcome::Done } else { Outcome::Failed }
+pub fn outcomes(slot: usize) -> ([Outcome; Task::ALL.len()], u64) {
+    let slot = BOARD.share().slots.get(slot).copied().unwrap_or_default();
+    (slot.outcomes, slot.last_words)
+}
+
+/// The processes of workers that are registered for `database` and still run.
+#[must_use]
+pub fn workers_of(database: u32) -> Vec<i32> {
+    if !exists() {
+        return Vec::new();
+    }
+    let slots = BOARD.share().slots;
+    let of = slots.iter().filter(|slot| slot.database == database && slot.pid != 0);
+    of.map(|slot| slot.pid).filter(|pid| super::process::is_worker_of(*pid, database)).collect()
 }
 
 /// The process and database of the worker that is registered in `slot` and still runs.
 #[must_use]
 pub fn running(slot: usize) -> Option<(i32, u32)> {
     let entry = *BOARD.share().slots.get(slot)?;
-    super::process::is_alive(entry.pid).then_some((entry.pid, entry.database))
+    super::process::is_worker_of(entry.pid, entry.database).then_some((entry.pid, entry.database))
 }
 
 /// Which databases asked to be looked at since the last call.

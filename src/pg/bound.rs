@@ -1,7 +1,7 @@
 //! A partition's bound as the catalog holds it (`pg_class.relpartbound`), without going through text.
 
-use pgrx::pg_sys;
 use pgrx::pg_sys::submodules::ffi::pg_guard_ffi_boundary;
+use pgrx::{FromDatum, IntoDatum, pg_sys};
 
 use crate::domain::instant::Instant;
 use crate::domain::partition::{Bound, Extent, Range};
@@ -67,12 +67,52 @@ pub fn extent_of(relation: pg_sys::Oid) -> Option<Extent> {
     if is_null {
         return None;
     }
-    // SAFETY: relpartbound is a pg_node_tree, which has the layout of text; text_to_cstring copies it.
-    let text = unsafe { pg_sys::text_to_cstring(bound.cast_mut_ptr()) };
-    // SAFETY: the text was written by nodeToString, and what it holds for a partition is a
-    // PartitionBoundSpec (catalog/heap.c, StorePartitionBound).
-    let spec = unsafe { &*pg_sys::stringToNode(text).cast::<pg_sys::PartitionBoundSpec>() };
-    Some(extent(spec))
+    // SAFETY: the column is not null.
+    Some(unsafe { StoredBound::from_datum(bound) }.extent())
+}
+
+/// A `relpartbound` as the catalog stores it.
+pub struct StoredBound(*mut std::ffi::c_char);
+
+impl StoredBound {
+    /// # Safety
+    ///
+    /// `bound` is a value of `pg_class.relpartbound`.
+    unsafe fn from_datum(bound: pg_sys::Datum) -> Self {
+        // SAFETY: it is a pg_node_tree, which has the layout of text; text_to_cstring copies it.
+        Self(unsafe { pg_sys::text_to_cstring(bound.cast_mut_ptr()) })
+    }
+
+    /// What it says that the partition may hold.
+    #[must_use]
+    pub fn extent(&self) -> Extent {
+        // SAFETY: the text was written by nodeToString, and what it holds for a partition is a
+        // PartitionBoundSpec (catalog/heap.c, StorePartitionBound).
+        let spec = unsafe { &*pg_sys::stringToNode(self.0).cast::<pg_sys::PartitionBoundSpec>() };
+        extent(spec)
+    }
+}
+
+impl FromDatum for StoredBound {
+    unsafe fn from_polymorphic_datum(
+        datum: pg_sys::Datum,
+        is_null: bool,
+        type_oid: pg_sys::Oid,
+    ) -> Option<Self> {
+        let is_bound = !is_null && type_oid == pg_sys::PG_NODE_TREEOID;
+        // SAFETY: a query of ours gives a pg_node_tree for relpartbound alone.
+        is_bound.then(|| unsafe { Self::from_datum(datum) })
+    }
+}
+
+impl IntoDatum for StoredBound {
+    fn into_datum(self) -> Option<pg_sys::Datum> {
+        None
+    }
+
+    fn type_oid() -> pg_sys::Oid {
+        pg_sys::PG_NODE_TREEOID
+    }
 }
 
 fn extent(spec: &pg_sys::PartitionBoundSpec) -> Extent {

@@ -19,6 +19,14 @@ const PINNED: [(&CStr, &CStr); 8] = [
     (c"quote_all_identifiers", c"off"),
 ];
 
+/// What keeps code that runs as another role from becoming anybody else.
+pub const RESTRICTION: u32 =
+    pg_sys::SECURITY_RESTRICTED_OPERATION | pg_sys::SECURITY_LOCAL_USERID_CHANGE;
+
+/// How soon maintenance that waits for a lock tells an autovacuum that holds it to give way, and looks for a deadlock;
+/// with the default of a second it would have given up before.
+pub const DEADLOCK_TIMEOUT: &CStr = c"10ms";
+
 /// The identity and the settings to go back to.
 struct Previous {
     role: pg_sys::Oid,
@@ -40,6 +48,9 @@ impl Previous {
         previous.setting_level = unsafe { pg_sys::NewGUCNestLevel() };
         for (name, value) in PINNED {
             set(name, value);
+        }
+        if restriction != 0 {
+            set_as_superuser(c"deadlock_timeout", DEADLOCK_TIMEOUT);
         }
         // SAFETY: `role` is an existing role's OID; Drop, or the abort, goes back to the old pair.
         unsafe {
@@ -71,8 +82,7 @@ impl Drop for Previous {
 ///
 /// See `RestrictSearchPath` and `index_build` in PostgreSQL's `catalog/index.c` for the same pattern.
 pub fn run_as<R>(role: pg_sys::Oid, work: impl FnOnce() -> R) -> R {
-    let restriction = pg_sys::SECURITY_RESTRICTED_OPERATION | pg_sys::SECURITY_LOCAL_USERID_CHANGE;
-    let previous = Previous::enter(role, restriction);
+    let previous = Previous::enter(role, RESTRICTION);
     let result = work();
     drop(previous);
     result
@@ -91,12 +101,21 @@ pub fn pinned<R>(work: impl FnOnce() -> R) -> R {
 
 /// Sets `name` until the level of settings that is open now is closed.
 fn set(name: &CStr, value: &CStr) {
+    set_in(name, value, pg_sys::GucContext::PGC_USERSET);
+}
+
+/// The same for a setting that is a superuser's, to a value of ours.
+fn set_as_superuser(name: &CStr, value: &CStr) {
+    set_in(name, value, pg_sys::GucContext::PGC_SUSET);
+}
+
+fn set_in(name: &CStr, value: &CStr, context: pg_sys::GucContext::Type) {
     // SAFETY: both are C strings that live during the call; the value is copied by the server.
     unsafe {
         pg_sys::set_config_option(
             name.as_ptr(),
             value.as_ptr(),
-            pg_sys::GucContext::PGC_USERSET,
+            context,
             pg_sys::GucSource::PGC_S_SESSION,
             pg_sys::GucAction::GUC_ACTION_SAVE,
             true,

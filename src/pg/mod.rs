@@ -7,6 +7,7 @@
 pub mod board;
 pub mod bound;
 pub mod databases;
+pub mod drop_database;
 pub mod expression;
 pub mod guc;
 pub mod identity;
@@ -16,4 +17,5 @@ pub mod result_set;
 pub mod server;
 pub mod subtransaction;
 pub mod time_zone;
+pub mod top_level;
 pub mod transaction;

@@ -36,6 +36,16 @@ mod timer {
     }
 }
 
+/// Functions of the C library.
+mod os {
+    use std::ffi::{c_int, c_long};
+
+    unsafe extern "C" {
+        pub fn kill(pid: c_int, signal: c_int) -> c_int;
+        pub fn clock() -> c_long;
+    }
+}
+
 /// Cancels what runs after `cancel_ms`, as `statement_timeout` does for a client, and ends the process
 /// after `end_ms`: PL/pgSQL code can catch a cancel (`WHEN query_canceled`), and go on.
 pub fn arm_step_timers(cancel_ms: c_int, end_ms: c_int) {
@@ -62,11 +72,23 @@ pub fn disarm_timers() {
     unsafe { timer::disable_all_timeouts(false) }
 }
 
-/// Whether there is a process `pid` of this server that is connected to a database.
+/// Whether `pid` is a background worker of this server that is connected to `database`: another process may have been
+/// given the number of one that has ended.
 #[must_use]
-pub fn is_alive(pid: i32) -> bool {
-    // SAFETY: looks through the array of processes under its lock.
-    pid != 0 && unsafe { !pg_sys::BackendPidGetProc(pid).is_null() }
+pub fn is_worker_of(pid: i32, database: u32) -> bool {
+    if pid == 0 {
+        return false;
+    }
+    // SAFETY: looks through the array of processes under its lock; an entry stays allocated, and what it says of another
+    // process that has just taken its place is true of that one.
+    unsafe {
+        let Some(process) = pg_sys::BackendPidGetProc(pid).as_ref() else { return false };
+        #[cfg(not(feature = "pg18"))]
+        let is_worker = process.isBackgroundWorker;
+        #[cfg(feature = "pg18")]
+        let is_worker = !process.isRegularBackend;
+        is_worker && process.databaseId.to_u32() == database
+    }
 }
 
 /// What a cancel request (`pg_cancel_backend`) does to this process.
@@ -76,6 +98,19 @@ pub enum OnCancel {
     EndStatement,
     /// Nothing: there are no statements, and an error would end the process.
     Ignore,
+}
+
+/// Tells a worker of ours to end, as `pg_terminate_backend` does.
+pub fn terminate(pid: i32) {
+    // SAFETY: sends a signal; that the process is gone already is no error.
+    unsafe { os::kill(pid, pg_sys::SIGTERM as c_int) };
+}
+
+/// The processor time that this process has used, in milliseconds.
+#[must_use]
+pub fn cpu_ms() -> f64 {
+    // SAFETY: reads a counter. POSIX has a million of its ticks make a second.
+    unsafe { os::clock() as f64 / 1_000.0 }
 }
 
 /// Installs the signal handlers and lets signals in.
@@ -107,6 +142,17 @@ pub fn connect_to_no_database() {
     // SAFETY: the first call of a worker registered for database connections.
     unsafe {
         pg_sys::BackgroundWorkerInitializeConnection(std::ptr::null(), std::ptr::null(), 0);
+    }
+    // What a server's administrator sets for sessions would end the launcher.
+    #[cfg(any(feature = "pg17", feature = "pg18"))]
+    // SAFETY: both are C strings; the value is copied by the server.
+    unsafe {
+        pg_sys::SetConfigOption(
+            c"transaction_timeout".as_ptr(),
+            c"0".as_ptr(),
+            pg_sys::GucContext::PGC_SUSET,
+            pg_sys::GucSource::PGC_S_SESSION,
+        );
     }
 }
 
@@ -170,7 +216,7 @@ fn reload_if_asked() {
 fn wait_event() -> u32 {
     #[cfg(any(feature = "pg17", feature = "pg18"))]
     {
-        static EVENT: std::sync::OnceLock<u32> = std::sync::OnceLock::new();
+        static EVENT: OnceLock<u32> = OnceLock::new();
         // SAFETY: the name is a static C string.
         *EVENT.get_or_init(|| unsafe {
             pg_sys::WaitEventExtensionNew(c"PgMeshhookEventsMain".as_ptr())

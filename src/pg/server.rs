@@ -97,6 +97,13 @@ pub fn schema_name(schema: pg_sys::Oid) -> Option<String> {
     }
 }
 
+/// The setting `deadlock_timeout`, in milliseconds.
+#[must_use]
+pub fn deadlock_timeout_ms() -> i32 {
+    // SAFETY: reads a variable of this backend.
+    unsafe { pg_sys::DeadlockTimeout }
+}
+
 /// Now, in microseconds of PostgreSQL's epoch.
 #[must_use]
 pub fn now_us() -> i64 {

@@ -6,8 +6,8 @@ use std::panic::AssertUnwindSafe;
 use pgrx::{PgTryBuilder, pg_sys};
 
 use crate::error::{Error, Result};
-use crate::pg::process;
 use crate::pg::subtransaction::failure;
+use crate::pg::{identity, process, top_level};
 
 /// A memory context below the top one, for what must outlive transactions; deleted when dropped.
 pub struct Home(pg_sys::MemoryContext);
@@ -47,8 +47,14 @@ impl Drop for Home {
 /// worker for ever. The server arms `statement_timeout` for clients only.
 const STEP_LIMIT_MS: c_int = 30_000;
 
-/// When a process that took no cancel is ended, in milliseconds: code can catch that, but not this.
-const STEP_END_MS: c_int = 35_000;
+/// How long a step that reads a large table may take, in milliseconds.
+const LONG_STEP_LIMIT_MS: c_int = 600_000;
+
+/// When a process that took no cancel is ended, in milliseconds after that: code can catch a cancel, but not this.
+const END_AFTER_MS: c_int = 5_000;
+
+/// How long a command at the top level may take, in milliseconds: less than the 5 s that DROP DATABASE waits.
+const COMMAND_LIMIT_MS: c_int = 3_000;
 
 /// Runs `step` in a transaction of its own, with a snapshot: committed where it gives `Ok`, aborted
 /// where it gives `Err`, the server raises an error, or Rust code panics.
@@ -57,19 +63,22 @@ const STEP_END_MS: c_int = 35_000;
 /// A FATAL error (SIGTERM) is not caught: the process ends. A step that takes longer than
 /// [`STEP_LIMIT_MS`] is cancelled (57014).
 pub fn attempt<T>(home: &Home, step: impl FnOnce() -> Result<T>) -> Result<T> {
-    let (mut role, mut security_context): (pg_sys::Oid, c_int) = (pg_sys::InvalidOid, 0);
-    // SAFETY: both pointers are to locals that outlive the call.
-    unsafe {
-        pg_sys::GetUserIdAndSecContext(&raw mut role, &raw mut security_context);
-        pg_sys::SetCurrentStatementStartTimestamp();
-    }
-    let result = PgTryBuilder::new(AssertUnwindSafe(|| {
-        // SAFETY: no transaction is open: every earlier one was ended below.
+    attempt_within(home, STEP_LIMIT_MS, step)
+}
+
+/// The same for a step that holds no lock that others notice, and may take [`LONG_STEP_LIMIT_MS`].
+pub fn attempt_long<T>(home: &Home, step: impl FnOnce() -> Result<T>) -> Result<T> {
+    attempt_within(home, LONG_STEP_LIMIT_MS, step)
+}
+
+fn attempt_within<T>(home: &Home, limit_ms: c_int, step: impl FnOnce() -> Result<T>) -> Result<T> {
+    guarded(home, || {
+        // SAFETY: no transaction is open: every earlier one was ended by `guarded`.
         unsafe {
             pg_sys::StartTransactionCommand();
             pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
         }
-        process::arm_step_timers(STEP_LIMIT_MS, STEP_END_MS);
+        process::arm_step_timers(limit_ms, limit_ms + END_AFTER_MS);
         let value = step()?;
         process::disarm_timers();
         // SAFETY: the snapshot and the transaction are those begun above.
@@ -78,11 +87,57 @@ pub fn attempt<T>(home: &Home, step: impl FnOnce() -> Result<T>) -> Result<T> {
             pg_sys::CommitTransactionCommand();
         }
         Ok(value)
-    }))
-    .catch_others(|error| Err(Error::Server(failure(&error))))
-    .execute();
+    })
+}
+
+/// Runs one command at the top level as `role`, restricted as in [`identity::run_as`]; it may commit inside. What `first`
+/// does as the worker belongs to the transaction in which the command begins: to its first commit.
+///
+/// Otherwise as [`attempt`]. The settings are those of the session: to be pinned before. It is cancelled after
+/// [`COMMAND_LIMIT_MS`].
+pub fn attempt_command(
+    home: &Home,
+    role: pg_sys::Oid,
+    command: &CStr,
+    first: impl FnOnce() -> Result<()>,
+) -> Result<()> {
+    guarded(home, || {
+        // SAFETY: no transaction is open.
+        unsafe {
+            pg_sys::StartTransactionCommand();
+            pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
+        }
+        first()?;
+        // SAFETY: the snapshot is the one pushed above; the identity stays over commits inside, and `guarded`
+        // restores it. The context outlives the transactions.
+        unsafe {
+            pg_sys::PopActiveSnapshot();
+            pg_sys::CommandCounterIncrement();
+            pg_sys::SetUserIdAndSecContext(role, identity::RESTRICTION as c_int);
+            pg_sys::MemoryContextSwitchTo(home.0);
+        }
+        process::arm_step_timers(COMMAND_LIMIT_MS, COMMAND_LIMIT_MS + END_AFTER_MS);
+        top_level::run(command);
+        process::disarm_timers();
+        // SAFETY: the transaction that the command has left open is the current one.
+        unsafe { pg_sys::CommitTransactionCommand() };
+        Ok(())
+    })
+}
+
+/// Runs `work`, which begins and commits transactions, and cleans up after it whatever happens.
+fn guarded<T>(home: &Home, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    let (mut role, mut security_context): (pg_sys::Oid, c_int) = (pg_sys::InvalidOid, 0);
+    // SAFETY: both pointers are to locals that outlive the call.
+    unsafe {
+        pg_sys::GetUserIdAndSecContext(&raw mut role, &raw mut security_context);
+        pg_sys::SetCurrentStatementStartTimestamp();
+    }
+    let result = PgTryBuilder::new(AssertUnwindSafe(work))
+        .catch_others(|error| Err(Error::Server(failure(&error))))
+        .execute();
     process::disarm_timers();
-    // SAFETY: cleans up what the step left. A cancel that came late must not hit the next step; the
+    // SAFETY: cleans up what the work left. A cancel that came late must not hit the next step; the
     // abort also does the right thing where no transaction is open; an abort alone does not always
     // restore the identity (it restores that of the transaction's start).
     unsafe {
@@ -109,6 +164,7 @@ const PINNED: &[(&CStr, &CStr)] = &[
     (c"default_transaction_deferrable", c"off"),
     (c"session_replication_role", c"origin"),
     (c"row_security", c"on"),
+    (c"synchronous_commit", c"local"),
     (c"statement_timeout", c"0"),
     (c"idle_in_transaction_session_timeout", c"0"),
     #[cfg(any(feature = "pg17", feature = "pg18"))]
@@ -116,6 +172,7 @@ const PINNED: &[(&CStr, &CStr)] = &[
     (c"quote_all_identifiers", c"off"),
     (c"default_tablespace", c""),
     (c"default_table_access_method", c"heap"),
+    (c"deadlock_timeout", identity::DEADLOCK_TIMEOUT),
 ];
 
 /// Brings all settings back to known values; to be called before every step of a worker, because

@@ -7,7 +7,7 @@ use crate::db::ident::Qualified;
 use crate::db::{calendar, catalog, policy, query};
 use crate::domain::partition::{Bound, Partition};
 use crate::error::Result;
-use crate::pg::time_zone;
+use crate::pg::{bound, lock, time_zone};
 
 /// One partition, counted.
 #[derive(Debug)]
@@ -37,7 +37,16 @@ pub fn all() -> Result<Vec<Stats>> {
     let zone = policy::load()?.time_zone;
     let mut partitions = catalog::partitions(&table)?;
     partitions.sort_by_key(|partition| (partition.range().is_none(), partition.range()));
-    partitions.iter().map(|partition| count(partition, &zone)).collect()
+    let mut stats = Vec::new();
+    for partition in &partitions {
+        let oid = pgrx::pg_sys::Oid::from(partition.oid);
+        // As a reader waits for whoever drops it; then it may be gone, which is no error of whoever counts.
+        lock::relation(oid, lock::Mode::AccessShare);
+        if bound::parent_of(oid) == Some(table.oid) {
+            stats.push(count(partition, &zone)?);
+        }
+    }
+    Ok(stats)
 }
 
 fn count(partition: &Partition, zone: &str) -> Result<Stats> {

@@ -6,7 +6,8 @@ use pgrx::bgworkers::{BackgroundWorkerBuilder, BackgroundWorkerStatus, DynamicBa
 use pgrx::{debug1, log, warning};
 
 use super::{Assignment, LIBRARY};
-use crate::domain::schedule::{Queue, Schedule, Timetable};
+use crate::domain::queue::Queue;
+use crate::domain::schedule::{Schedule, Timetable};
 use crate::pg::board::{self, WakeRequests};
 use crate::pg::databases::{self, Database};
 use crate::pg::process::{self, OnCancel};
@@ -46,7 +47,7 @@ impl Child {
                 worker.pid(),
                 Err(BackgroundWorkerStatus::Stopped | BackgroundWorkerStatus::PostmasterDied)
             ),
-            Handle::Orphan(pid) => !process::is_alive(*pid),
+            Handle::Orphan(pid) => !process::is_worker_of(*pid, self.database),
         }
     }
 }
@@ -96,7 +97,7 @@ impl Launcher {
         for (slot, place) in self.children.iter_mut().enumerate() {
             if let Some((pid, database)) = board::running(slot) {
                 self.queue.observe(&[database], Duration::ZERO);
-                self.queue.started(database);
+                self.queue.started(database, Duration::ZERO);
                 *place = Some(Child { database, handle: Handle::Orphan(pid) });
             }
         }
@@ -141,7 +142,9 @@ impl Launcher {
         for (slot, child) in self.children.iter_mut().enumerate() {
             if let Some(child) = child.take_if(|child| child.has_ended()) {
                 let jitter = (server::now_us() & 0xff) as u8;
-                let failures = self.queue.ended(child.database, board::outcome(slot), now, jitter);
+                let limits = settings::limits();
+                let ended = board::outcomes(slot);
+                let failures = self.queue.ended(child.database, ended, now, limits, jitter);
                 debug1!(
                     "worker of database {} ended, {failures} failures in a row",
                     child.database
@@ -159,7 +162,7 @@ impl Launcher {
             self.timetable = Timetable::new(civil);
         }
         if schedule.is_some_and(|schedule| self.timetable.passed(schedule, civil)) {
-            self.queue.all_due(self.started.elapsed());
+            self.queue.all_due(self.started.elapsed(), settings::limits());
         }
     }
 
@@ -173,7 +176,7 @@ impl Launcher {
         self.queue.observe(&oids, now);
         match board::take_wake_requests() {
             WakeRequests::Databases(oids) => oids.iter().for_each(|oid| self.queue.wake(*oid, now)),
-            WakeRequests::All => self.queue.all_due(now),
+            WakeRequests::All => self.queue.wake_all(now),
         }
         databases
     }
@@ -182,15 +185,18 @@ impl Launcher {
     /// server has no room for one.
     fn start_due(&mut self, databases: &[Database]) -> bool {
         while let Some(slot) = self.children.iter().position(Option::is_none) {
-            let Some(oid) = self.queue.next(self.started.elapsed()) else {
+            let now = self.started.elapsed();
+            let Some(oid) = self.queue.next(now) else {
                 return true;
             };
             let name = databases.iter().find(|d| d.oid == oid).map_or("", |d| d.name.as_str());
+            let (orders, last_words) = self.queue.orders(oid, now, settings::limits());
+            board::prepare_slot(slot, orders, last_words);
             let Some(worker) = start(Assignment { database: oid, slot }, name) else {
                 self.log_no_slot(name);
                 return false;
             };
-            self.queue.started(oid);
+            self.queue.started(oid, now);
             if let Some(place) = self.children.get_mut(slot) {
                 *place = Some(Child { database: oid, handle: Handle::Started(worker) });
             }
@@ -211,7 +217,6 @@ impl Launcher {
 
 /// Starts a worker; `None` where the server has no room for one.
 fn start(assignment: Assignment, database: &str) -> Option<DynamicBackgroundWorker> {
-    board::clear_slot(assignment.slot);
     let name = format!("pg_meshhook_events worker for database {database}");
     BackgroundWorkerBuilder::new(cut(&name, MAX_NAME_BYTES))
         .set_type("pg_meshhook_events worker")

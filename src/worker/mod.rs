@@ -7,22 +7,28 @@
 //!           └─> REAP ended workers ─> DUE? (start, schedule, wake-up, back-off) ─> START workers ─> SLEEP ─┐
 //!               ^                                                                                         │
 //!               └─────────────────────────────────────────────────────────────────────────────────────────┘
-//! database: CHECK (read only) ─> CLAIM (committed) ─> CREATE (one transaction each) ─> RETIRE (one
-//!           transaction each) ─> PROVE coverage ─> RECORD (committed) ─> exit 0
+//! database: CHECK (read only) ─> task CREATE ─> task RETIRE ─> exit 0
+//! task:     PLAN and LOOK who is in the way (read only) ─> nothing to do, or blocked: NOTE it, once a state
+//!           └─> CLAIM (committed) ─> each step in transactions of its own ─> RECORD (committed)
 //! ```
+//!
+//! The tasks have their own claims, failures and times; creation comes first.
 //!
 //! The launcher never returns: an exit code of 0 would unregister it. A worker is registered not to be
 //! restarted: the launcher starts the next one.
 
+mod creation;
 mod database;
 mod launcher;
+mod progress;
+mod retirement;
 
 use std::time::Duration;
 
 use pgrx::bgworkers::BackgroundWorkerBuilder;
 use pgrx::{pg_guard, pg_sys};
 
-use crate::pg::{board, server};
+use crate::pg::{board, drop_database, server};
 
 /// The library's name, as the server looks for it.
 const LIBRARY: &str = "pg_meshhook_events";
@@ -37,6 +43,7 @@ pub fn init() {
         return;
     }
     board::request();
+    drop_database::init();
     BackgroundWorkerBuilder::new("pg_meshhook_events launcher")
         .set_type("pg_meshhook_events launcher")
         .set_library(LIBRARY)

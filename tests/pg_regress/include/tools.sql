@@ -13,6 +13,7 @@ CREATE DATABASE regress_events;
 ALTER DATABASE regress_events SET lc_messages = 'C';
 -- A slow machine must not fail the tests; what the limit is for is tested elsewhere.
 ALTER DATABASE regress_events SET pg_meshhook_events.lock_timeout = '10s';
+ALTER DATABASE regress_events SET deadlock_timeout = '1min';
 \c regress_events
 CREATE SCHEMA t;
 GRANT USAGE ON SCHEMA t TO PUBLIC;

@@ -160,6 +160,11 @@ ROLLBACK;
 SELECT * FROM t.bad;
 SELECT t.state() = :'before' AS unchanged, (SELECT count(*) FROM workflow_events) AS events;
 
+-- Maintenance must give up before a client looks for a deadlock.
+SET deadlock_timeout = '10s';
+SELECT * FROM t.bad;
+RESET deadlock_timeout;
+
 -- As the owner of the table, who may not read the ledger.
 CREATE ROLE regress_owner;
 GRANT EXECUTE ON FUNCTION verify_workflow_events() TO regress_owner;

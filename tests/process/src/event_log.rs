@@ -16,6 +16,10 @@ pub const SELDOM: &str = "0 0 29 2 *";
 pub struct Attempt {
     /// The number of its entry.
     pub id: i64,
+    /// `create` or `retire`.
+    pub task: String,
+    /// How many attempts in a row have ended like this.
+    pub tries: i32,
     /// `running`, `ok`, `warning`, `failed` or `crashed`.
     pub status: String,
     /// The SQLSTATE of the first failure.
@@ -32,11 +36,12 @@ pub fn fixture(name: &str) -> String {
 
 impl Server {
     /// A server with the extension preloaded and its schedule out of the way: the worker looks at a database at its
-    /// start, and when it is woken.
+    /// start, and when it is woken. The launcher says at DEBUG1 when a pass has ended.
     pub fn preloaded() -> Builder {
         Self::builder()
             .conf("shared_preload_libraries", "pg_meshhook_events")
             .conf("pg_meshhook_events.schedule", SELDOM)
+            .conf("log_min_messages", "debug1")
     }
 
     /// Such a server whose database `postgres` has an event log, with nothing left to do for its worker.
@@ -154,7 +159,8 @@ impl Server {
     /// The worker's attempts in a database, the latest first.
     pub fn attempts(&self, database: &str) -> Vec<Attempt> {
         let rows = self.connect(database).query(
-            "SELECT id, status, sqlstate, coalesce(details::text, '') FROM meshhook_events.maintenance_log \
+            "SELECT id, task, status, sqlstate, coalesce(details::text, ''), attempts \
+             FROM meshhook_events.maintenance_log \
              WHERE origin = 'worker' ORDER BY id DESC",
             &[],
         );
@@ -162,21 +168,29 @@ impl Server {
         rows.into_iter()
             .map(|row| Attempt {
                 id: row.get(0),
-                status: row.get(1),
-                sqlstate: row.get(2),
-                details: row.get(3),
+                task: row.get(1),
+                status: row.get(2),
+                sqlstate: row.get(3),
+                details: row.get(4),
+                tries: row.get(5),
             })
             .collect()
     }
 
-    /// Wakes the worker for a database, waits until an attempt begun after that has ended, and gives it.
+    /// The worker's attempts at a task in a database, the latest first.
+    pub fn attempts_at(&self, database: &str, task: &str) -> Vec<Attempt> {
+        let mut attempts = self.attempts(database);
+        attempts.retain(|attempt| attempt.task == task);
+        attempts
+    }
+
+    /// Wakes the worker for a database, waits until a pass has ended that began after that, and gives the last attempt
+    /// that has ended. A pass that finds nothing to do is none.
     pub fn pass(&self, database: &str) -> Attempt {
-        let last = self.attempts(database).first().map_or(0, |attempt| attempt.id);
-        self.run(database, "SELECT meshhook_events.wake_worker()");
-        self.wait_for("the worker has made an attempt", |server| {
-            let latest = server.attempts(database).into_iter().next()?;
-            (latest.id > last && latest.status != "running").then_some(latest)
-        })
+        self.look(database);
+        let ended = |attempt: &Attempt| attempt.status != "running";
+        let attempt = self.attempts(database).into_iter().find(ended);
+        attempt.unwrap_or_else(|| panic!("no attempt in {database}\n{}", self.log()))
     }
 
     /// The launcher's process id, if it is there.

@@ -16,15 +16,21 @@
 //! Everything panics when it fails, with what the server's log says: a test has no other use for an error. What a test
 //! may want to fail has a `try_` form.
 
+mod clock;
 mod cluster;
 mod event_log;
+mod figures;
 mod install;
 mod os;
 mod poll;
 mod server;
+mod stage;
 mod standby;
+mod watch;
 
 pub use event_log::{Attempt, SELDOM, fixture};
+pub use figures::{figure, ms};
 pub use install::Install;
 pub use poll::{DEADLINE, poll_until};
 pub use server::{Builder, Mode, PORT, Psql, Server};
+pub use watch::HANDFUL;

@@ -5,13 +5,14 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use postgres::types::FromSqlOwned;
 use postgres::{Client, NoTls};
 use tempfile::TempDir;
 
+use crate::clock::Clock;
 use crate::install::Install;
 use crate::poll::{DEADLINE, poll_until};
 use crate::{cluster, os};
@@ -55,6 +56,7 @@ pub struct Psql {
 #[derive(Debug)]
 pub struct Builder {
     settings: BTreeMap<String, String>,
+    clock: bool,
 }
 
 impl Builder {
@@ -65,9 +67,17 @@ impl Builder {
         self
     }
 
+    /// Gives the server a wall clock of its own, see [`Server::move_clock`].
+    #[must_use]
+    pub fn clock(mut self) -> Self {
+        self.clock = true;
+        self
+    }
+
     /// Makes the cluster without starting a server.
     pub fn create(self) -> Server {
-        let server = Server::new(Install::from_env(), self.settings);
+        let mut server = Server::new(Install::from_env(), self.settings);
+        server.clock = self.clock.then(|| Clock::create(server.dir.path()));
         cluster::create(&server.install, &server.data());
         server.write_conf();
         server
@@ -86,6 +96,7 @@ impl Builder {
 pub struct Server {
     install: Install,
     settings: BTreeMap<String, String>,
+    clock: Option<Clock>,
     postmaster: Option<Child>,
     /// Children of a killed postmaster, which end by themselves if they behave.
     orphans: Vec<u32>,
@@ -97,7 +108,8 @@ impl Server {
     /// A server with the harness's own settings: one socket, no network, no fsync.
     pub fn builder() -> Builder {
         let settings = [("fsync", "off"), ("log_line_prefix", "%m [%p] %b ")];
-        Builder { settings: settings.map(|(key, value)| (key.to_owned(), value.to_owned())).into() }
+        let settings = settings.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
+        Builder { settings, clock: false }
     }
 
     fn new(install: Install, mut settings: BTreeMap<String, String>) -> Self {
@@ -108,10 +120,14 @@ impl Server {
             ("unix_socket_directories", dir.path().display().to_string()),
         ];
         settings.extend(own.map(|(key, value)| (key.to_owned(), value)));
-        Self { install, settings, postmaster: None, orphans: Vec::new(), dir }
+        Self { install, settings, clock: None, postmaster: None, orphans: Vec::new(), dir }
     }
 
-    /// A server with the same settings and a place of its own, still without data.
+    pub(crate) fn own_clock(&self) -> Option<&Clock> {
+        self.clock.as_ref()
+    }
+
+    /// A server with the same settings, a place of its own and the real time, still without data.
     pub(crate) fn sibling(&self) -> Self {
         Self::new(self.install.clone(), self.settings.clone())
     }
@@ -151,6 +167,7 @@ impl Server {
             .expect("the log can be opened");
         let mut command = os::command(self.install.program("postgres"));
         command.arg("-D").arg(self.data()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        command.envs(self.clock.iter().flat_map(Clock::environment));
         let mut child =
             command.spawn().unwrap_or_else(|error| panic!("{command:?} can't be started: {error}"));
         let outcome =
@@ -171,12 +188,13 @@ impl Server {
         }
     }
 
-    /// Stops the server and waits until it is gone.
+    /// Stops the server, waits until it is gone, and gives how long that took.
     ///
     /// # Panics
     ///
     /// If it takes longer than [`DEADLINE`], or the postmaster says that it failed.
-    pub fn stop(&mut self, mode: Mode) {
+    pub fn stop(&mut self, mode: Mode) -> Duration {
+        let begin = Instant::now();
         os::signal(self.pid(), mode.signal());
         let mut child = self.postmaster.take().expect("pid() has looked");
         match wait(&mut child, DEADLINE) {
@@ -189,6 +207,7 @@ impl Server {
                 panic!("the server did not stop ({mode:?}); still there: {left:?}\n{}", self.log());
             }
         }
+        begin.elapsed()
     }
 
     /// Stops the server fast, and starts it again.
@@ -202,18 +221,21 @@ impl Server {
         const LOADED: &str = "SELECT extract(epoch FROM pg_conf_load_time())::float8";
         let before: f64 = self.ask(LOADED);
         os::signal(self.pid(), Signal::SIGHUP);
-        poll_until(DEADLINE, || (self.ask::<f64>(LOADED) > before).then_some(()))
+        // Earlier is another time too, where the clock has been put back.
+        poll_until(DEADLINE, || (self.ask::<f64>(LOADED) != before).then_some(()))
             .unwrap_or_else(|| panic!("the server did not read its settings\n{}", self.log()));
     }
 
-    /// Kills the postmaster as a crash of the machine would, and waits until its children have noticed.
+    /// Kills the postmaster as a crash of the machine would, waits until its children have noticed, and gives how
+    /// long that took.
     ///
     /// # Panics
     ///
     /// If a child outlives it by more than [`DEADLINE`].
-    pub fn kill_postmaster(&mut self) {
+    pub fn kill_postmaster(&mut self) -> Duration {
         let pid = self.pid();
         self.orphans = os::children(pid);
+        let begin = Instant::now();
         os::signal(pid, Signal::SIGKILL);
         let mut child = self.postmaster.take().expect("pid() has looked");
         child.wait().expect("a child can be waited for");
@@ -227,6 +249,7 @@ impl Server {
             self.orphans,
             self.log()
         );
+        begin.elapsed()
     }
 
     /// The postmaster's process id.

@@ -67,8 +67,8 @@ fn attempts_that_a_wrong_clock_has_dated_in_the_future_put_nothing_off() {
             "postgres",
             &format!(
                 "INSERT INTO meshhook_events.maintenance_log \
-                     (started_at, finished_at, origin, task, status, role_name, pid) \
-                 SELECT now() + interval '20 years', {finished}, 'worker', 'maintain', '{status}', 'postgres', 1 \
+                     (since, started_at, finished_at, origin, task, status, role_name, pid) \
+                 SELECT now(), now() + interval '20 years', {finished}, 'worker', 'create', '{status}', 'postgres', 1 \
                  FROM generate_series(1, {count})"
             ),
         );

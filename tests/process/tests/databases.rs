@@ -1,6 +1,8 @@
 //! Several databases: which are maintained, which are left alone, and that none is held on to.
 
-use process::Server;
+use std::time::Instant;
+
+use process::{HANDFUL, Server, figure, ms};
 
 /// A server with the worker off and event logs in these databases, each without next month's partition, whose name
 /// is given.
@@ -19,27 +21,20 @@ fn with_gaps(databases: &[&str]) -> (Server, String) {
 /// process: those of the processes that `of` says yes to, by what they have said.
 fn worker_lines(server: &Server, of: impl Fn(&str) -> bool) -> Vec<String> {
     let log = server.log();
-    let lines: Vec<_> =
-        log.lines().filter(|line| line.contains("] pg_meshhook_events worker ")).collect();
     let process =
         |line: &str| line[..line.find(']').unwrap_or(0)].rsplit('[').next().map(str::to_owned);
-    let chosen: Vec<_> = lines.iter().filter(|line| of(line)).map(|line| process(line)).collect();
-    let of_chosen = lines.iter().filter(|line| chosen.contains(&process(line)));
-    of_chosen
-        .filter(|line| {
-            [" LOG: ", " WARNING: ", " ERROR: ", " FATAL: "]
-                .iter()
-                .any(|level| line.contains(level))
-        })
-        .map(ToString::to_string)
-        .collect()
+    let by_worker = |line: &&str| line.contains("] pg_meshhook_events worker ");
+    let chosen: Vec<_> =
+        log.lines().filter(by_worker).filter(|line| of(line)).map(process).collect();
+    let mut lines = server.maintenance_lines();
+    lines.retain(|line| by_worker(&line.as_str()) && chosen.contains(&process(line)));
+    lines
 }
 
 #[test]
 fn every_log_is_maintained_and_a_database_without_one_left_alone() {
     let (mut server, missing) = with_gaps(&["one", "two"]);
     server.create_database("plain");
-    server.set_conf("log_min_messages", "debug1");
     server.turn_on_and_restart();
     server.wait_for_partition("one", &missing);
     server.wait_for_partition("two", &missing);
@@ -95,6 +90,8 @@ fn a_named_database_that_does_not_exist_holds_up_no_other() {
     server.wait_until("the new database is looked at", |server| {
         !server.attempts("nowhere").is_empty()
     });
+    let lines = server.assert_quiet(HANDFUL);
+    figure("databases: one that is named does not exist", "lines in the log", lines);
 }
 
 #[test]
@@ -153,15 +150,16 @@ fn a_database_can_be_dropped_while_the_launcher_idles() {
 
 #[test]
 fn a_database_can_be_dropped_by_force_while_its_worker_waits() {
-    let (mut server, _) = with_gaps(&["one"]);
-    server.set_conf("pg_meshhook_events.lock_timeout", "10s");
-    server.turn_on_and_restart();
-    let mut holder = server.connect("one");
-    holder.batch_execute("BEGIN; LOCK TABLE workflow_runs IN ROW EXCLUSIVE MODE").unwrap();
-    server.run("one", "SELECT meshhook_events.wake_worker()");
-    let worker = server.wait_for_waiting_worker("one");
+    let server = Server::with_patient_worker().start();
+    server.create_database("one");
+    server.set_up("one");
+    server.wait_until_idle();
+    let (_holder, worker) = server.make_worker_wait("one");
     let launcher = server.launcher();
+    let begin = Instant::now();
     server.run("postgres", "DROP DATABASE one WITH (FORCE)");
+    let case = "databases: DROP DATABASE (FORCE), its worker waits for a lock";
+    figure(case, "until it is dropped (PostgreSQL waits 5 s)", ms(begin.elapsed()));
     assert!(!server.workers(None).contains(&worker));
     server.set_up("postgres");
     assert_eq!(server.pass("postgres").status, "ok");
@@ -181,4 +179,7 @@ fn every_database_has_its_turn_while_slots_are_short() {
     server.wait_until_idle();
     let warnings = server.log().matches("no background worker slot").count();
     assert!(warnings <= 1, "{}", server.log());
+    // And what was made in each.
+    let lines = server.assert_quiet(warnings + databases.len());
+    figure("databases: four, and one worker slot", "lines in the log", lines);
 }

@@ -1,8 +1,10 @@
 //! The harness itself: what the other tests in this folder stand on. Needs no extension.
 
 use std::path::Path;
+use std::time::Instant;
 
-use process::{Mode, Server};
+use postgres::Client;
+use process::{DEADLINE, Mode, Server};
 
 fn exists(pid: u32) -> bool {
     Path::new(&format!("/proc/{pid}")).exists()
@@ -87,4 +89,49 @@ fn a_panicking_test_leaves_nothing() {
     assert!(test.join().is_err());
     let (processes, data) = receiver.recv().unwrap();
     assert!(!processes.iter().any(|&pid| exists(pid)) && !data.exists());
+}
+
+/// The SQLSTATE that a statement fails with.
+fn sqlstate(client: &mut Client, sql: &str) -> String {
+    let error = client.batch_execute(sql).expect_err(sql);
+    error.code().expect("the server has answered").code().to_owned()
+}
+
+#[test]
+fn a_clock_of_its_own_moves_and_everything_else_goes_on() {
+    let server = Server::builder().clock().conf("autovacuum_naptime", "1s").start();
+    let mut client = server.connect("postgres");
+    client.batch_execute("CREATE TABLE t (i int)").unwrap();
+    let mut holder = server.connect("postgres");
+    let off_by =
+        "SELECT abs(extract(epoch FROM clock_timestamp() - timestamptz '2031-05-15'))::int";
+    for (time, then_days) in [("timestamptz '2031-04-15'", 30), ("timestamptz '2031-06-24'", -40)] {
+        server.set_clock(time);
+        server.move_clock_days(then_days);
+        // Sessions that are there already see it too.
+        assert!(client.query_one(off_by, &[]).unwrap().get::<_, i32>(0) < 60, "{time}");
+        // Timers.
+        client.batch_execute("SET statement_timeout = '100ms'").unwrap();
+        assert_eq!(sqlstate(&mut client, "SELECT pg_sleep(60)"), "57014");
+        client.batch_execute("SET statement_timeout = 0; SET lock_timeout = '100ms'").unwrap();
+        holder.batch_execute("BEGIN; LOCK TABLE t").unwrap();
+        assert_eq!(sqlstate(&mut client, "SELECT FROM t"), "55P03");
+        holder.batch_execute("COMMIT").unwrap();
+        client.batch_execute("SELECT pg_sleep(0.01); CHECKPOINT").unwrap();
+    }
+    // One that is running while the clock moves on.
+    let begin = Instant::now();
+    let sleep = std::thread::spawn(move || {
+        sqlstate(&mut client, "SET statement_timeout = '1s'; SELECT pg_sleep(60)")
+    });
+    server.move_clock(10);
+    assert_eq!(sleep.join().unwrap(), "57014");
+    assert!(begin.elapsed() < DEADLINE);
+    // And who works in the background.
+    server.move_clock_days(1);
+    holder.batch_execute("INSERT INTO t SELECT generate_series(1, 1000)").unwrap();
+    server.wait_until("t is analysed", |server| {
+        server
+            .ask("SELECT last_autoanalyze IS NOT NULL FROM pg_stat_user_tables WHERE relname = 't'")
+    });
 }

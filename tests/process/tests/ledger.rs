@@ -1,17 +1,18 @@
 //! The ledger: an attempt is there before its work, is closed after it, and one that a crash left open is closed by the
 //! next, which then does not try at once.
 
+use std::time::Instant;
+
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use postgres::Client;
-use process::Server;
+use process::{HANDFUL, Server, figure, ms};
 
 /// A server whose worker will wait for a lock for a long time, since a session holds it: the session.
 fn with_waiting_worker() -> (Server, Client, i32) {
     let mut server = Server::preloaded()
         .conf("pg_meshhook_events.enabled", "off")
         .conf("pg_meshhook_events.lock_timeout", "10s")
-        .conf("log_min_messages", "debug1")
         .start();
     server.set_up("postgres");
     server.drop_month("postgres", 1);
@@ -20,12 +21,6 @@ fn with_waiting_worker() -> (Server, Client, i32) {
     server.turn_on();
     let worker = server.wait_for_waiting_worker("postgres");
     (server, holder, worker)
-}
-
-/// How often a worker of the database has ended, as the launcher says at DEBUG1.
-fn looks(server: &Server) -> usize {
-    let oid: u32 = server.ask("SELECT oid FROM pg_database WHERE datname = 'postgres'");
-    server.log().matches(&format!("worker of database {oid} ended")).count()
 }
 
 #[test]
@@ -38,7 +33,7 @@ fn an_attempt_is_seen_by_others_while_it_works() {
          FROM meshhook_events.maintenance_log WHERE id = {}",
         attempt.id
     );
-    assert_eq!(server.ask::<String>(&entry), "maintain postgres true true");
+    assert_eq!(server.ask::<String>(&entry), "create postgres true true");
     // What it does is seen too.
     let activity = format!("SELECT query FROM pg_stat_activity WHERE pid = {worker}");
     let making = format!("creating partition {}", server.month(1));
@@ -57,12 +52,18 @@ fn an_attempt_is_seen_by_others_while_it_works() {
 fn an_attempt_that_crashed_is_closed_as_such_and_not_repeated_at_once() {
     let (server, holder, worker) = with_waiting_worker();
     let crashed = server.attempts("postgres").remove(0);
+    let begin = Instant::now();
     kill(Pid::from_raw(worker), Signal::SIGKILL).unwrap();
     // The server ends all sessions, recovers, and starts the launcher again.
     server.wait_until("the crash is over", |server| {
         let noticed = server.log().contains("terminated by signal 9");
         noticed && server.try_connect("postgres").is_ok()
     });
+    figure(
+        "crash: a worker is killed (kill -9)",
+        "until the server is up again",
+        ms(begin.elapsed()),
+    );
     drop(holder);
     server.wait_until("the attempt is closed", |server| {
         let attempts = server.attempts("postgres");
@@ -70,9 +71,7 @@ fn an_attempt_that_crashed_is_closed_as_such_and_not_repeated_at_once() {
     });
     // Nor does a look that somebody asks for lead to an attempt; a call by hand is free to.
     server.wait_until_idle();
-    let before = looks(&server);
-    server.run("postgres", "SELECT meshhook_events.wake_worker()");
-    server.wait_until("the worker has looked again", |server| looks(server) > before);
+    server.look("postgres");
     let attempts = server.attempts("postgres");
     assert_eq!(attempts[0].id, crashed.id, "no new attempt: {attempts:?}");
     let made: Vec<String> = server.all("postgres", "SELECT maintain_workflow_events_partitions()");
@@ -80,6 +79,7 @@ fn an_attempt_that_crashed_is_closed_as_such_and_not_repeated_at_once() {
     // The health check says so.
     let check = "SELECT status FROM verify_workflow_events() WHERE check_name = 'worker'";
     assert_eq!(server.ask::<String>(check), "failed");
+    figure("crash: a worker is killed (kill -9)", "lines in the log", server.assert_quiet(HANDFUL));
 }
 
 #[test]
@@ -88,8 +88,8 @@ fn an_attempt_that_crashed_long_ago_is_followed_by_another() {
     let missing = server.drop_month("postgres", 1);
     server.run(
         "postgres",
-        "INSERT INTO meshhook_events.maintenance_log (started_at, origin, task, status, role_name, pid) \
-         VALUES (now() - interval '6 minutes', 'worker', 'maintain', 'running', 'postgres', 1)",
+        "INSERT INTO meshhook_events.maintenance_log (since, started_at, origin, task, status, role_name, pid) \
+         VALUES (now(), now() - interval '6 minutes', 'worker', 'create', 'running', 'postgres', 1)",
     );
     let mut server = server;
     server.turn_on();
@@ -106,9 +106,10 @@ fn the_ledger_keeps_its_last_thousand_entries() {
     server.run(
         "postgres",
         "INSERT INTO meshhook_events.maintenance_log \
-             (started_at, finished_at, origin, task, status, role_name, pid) \
-         SELECT now(), now(), 'function', 'create', 'ok', 'postgres', 1 FROM generate_series(1, 1500)",
+             (since, started_at, finished_at, origin, task, status, role_name, pid) \
+         SELECT now(), now(), now(), 'function', 'create', 'ok', 'postgres', 1 FROM generate_series(1, 1500)",
     );
+    server.drop_month("postgres", 1);
     assert_eq!(server.pass("postgres").status, "ok");
     let count = "SELECT count(*) FROM meshhook_events.maintenance_log";
     assert_eq!(server.ask::<i64>(count), 1000);
@@ -132,10 +133,88 @@ fn a_failure_that_repeats_is_logged_once() {
             ("failed", Some("42P07"))
         );
     }
-    let lines = server.log().matches("maintenance of database \"postgres\" failed").count();
+    assert_eq!(
+        server.attempts_at("postgres", "create").len(),
+        1,
+        "nothing was tried a second time"
+    );
+    let lines =
+        server.log().matches("maintenance of database \"postgres\", task create, failed").count();
     assert_eq!(lines, 1, "{}", server.log());
+    server.assert_quiet(HANDFUL);
     // Nor is it in the way of the others, and it is told when it is over.
     server.run("postgres", &format!("DROP TABLE {name}"));
     assert_eq!(server.pass("postgres").status, "ok");
     assert!(server.partitions("postgres").contains(&name));
+}
+
+#[test]
+fn attempts_that_end_in_the_same_state_share_an_entry_that_counts_them() {
+    let mut server = Server::with_worker_off();
+    let name = server.drop_month("postgres", 1);
+    server.run(
+        "postgres",
+        "CREATE ROLE meshhook; ALTER TABLE workflow_runs OWNER TO meshhook; ALTER TABLE workflow_events OWNER TO meshhook",
+    );
+    for partition in server.partitions("postgres") {
+        server.run("postgres", &format!("ALTER TABLE {partition} OWNER TO meshhook"));
+    }
+    server.turn_on();
+    let mut tries = 0;
+    for _ in 0..3 {
+        let attempt = server.pass("postgres");
+        let seen = (attempt.status.as_str(), attempt.sqlstate.as_deref());
+        assert_eq!(seen, ("failed", Some("42501")), "{attempt:?}");
+        // Turning the worker on may have led to a pass of its own.
+        assert!(attempt.tries > tries, "{attempt:?}");
+        tries = attempt.tries;
+        assert_eq!(server.attempts_at("postgres", "create").len(), 1);
+    }
+    let since =
+        "SELECT since < started_at FROM meshhook_events.maintenance_log WHERE origin = 'worker'";
+    assert!(server.ask::<bool>(since));
+    let lines = server.log().matches("task create, failed with 42501").count();
+    assert_eq!(lines, 1, "{}", server.log());
+    // Success is another state, and so is the same failure after it.
+    server.run("postgres", "GRANT CREATE ON SCHEMA public TO meshhook");
+    assert_eq!(server.pass("postgres").status, "ok");
+    assert!(server.partitions("postgres").contains(&name));
+    server.drop_month("postgres", 1);
+    server.run("postgres", "REVOKE CREATE ON SCHEMA public FROM meshhook");
+    assert_eq!(server.pass("postgres").tries, 1);
+    let statuses: Vec<_> = server
+        .attempts_at("postgres", "create")
+        .into_iter()
+        .map(|attempt| attempt.status)
+        .collect();
+    assert_eq!(statuses, ["failed", "ok", "failed"]);
+}
+
+#[test]
+fn a_policy_that_makes_no_sense_is_written_down_for_both_tasks_and_logged_once_for_each() {
+    let mut server = Server::with_worker_off();
+    server.drop_month("postgres", 1);
+    server.run(
+        "postgres",
+        "ALTER TABLE meshhook_events.policy DROP CONSTRAINT policy_premake_is_sensible; \
+         UPDATE meshhook_events.policy SET premake = 0",
+    );
+    server.turn_on();
+    for _ in 0..3 {
+        server.pass("postgres");
+    }
+    for task in ["create", "retire"] {
+        let attempts = server.attempts_at("postgres", task);
+        assert_eq!(attempts.len(), 1, "{attempts:?}");
+        let seen = (attempts[0].status.as_str(), attempts[0].sqlstate.as_deref());
+        assert_eq!(seen, ("failed", Some("22023")), "{attempts:?}");
+        let line = format!("task {task}, failed with 22023");
+        assert_eq!(server.log().matches(&line).count(), 1, "{}", server.log());
+    }
+    // The pass after it is mended says so.
+    server.run("postgres", "UPDATE meshhook_events.policy SET premake = 3");
+    server.pass("postgres");
+    for task in ["create", "retire"] {
+        assert_eq!(server.attempts_at("postgres", task)[0].status, "ok");
+    }
 }

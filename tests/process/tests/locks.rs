@@ -2,7 +2,7 @@
 
 use postgres::Client;
 use postgres::error::DbError;
-use process::{Mode, Server};
+use process::{HANDFUL, Mode, Server, figure, ms};
 
 const NEW_RUN: &str = "INSERT INTO workflow_runs (project_id, workflow_id) \
                        SELECT project_id, id FROM workflow_definitions";
@@ -59,8 +59,9 @@ fn a_worker_that_waits_for_a_lock_ends_when_it_is_terminated() {
     let (_session, _) = holder(&server, NEW_RUN);
     server.turn_on();
     let worker = server.wait_for_waiting_worker("postgres");
-    assert!(server.ask::<bool>(&format!("SELECT pg_terminate_backend({worker})")));
-    server.wait_until("the worker is gone", |server| !server.workers(None).contains(&worker));
+    let gone = server.terminate(worker);
+    let case = "stop: pg_terminate_backend, the worker waits for a lock";
+    figure(case, "until it is gone (wanted: 100 ms)", ms(gone));
     // It ended in the middle, not at its lock timeout: that would have been written down.
     assert_eq!(server.attempts("postgres")[0].status, "running");
     assert!(!server.partitions("postgres").contains(&missing));
@@ -88,7 +89,10 @@ fn a_fast_shutdown_does_not_wait_for_a_worker_that_waits() {
     server.turn_on();
     server.wait_for_waiting_worker("postgres");
     server.set_conf("pg_meshhook_events.enabled", "off");
-    server.restart();
+    let down = server.stop(Mode::Fast);
+    let case = "stop: fast shutdown, the worker waits for a lock";
+    figure(case, "until the server is down (wanted: 2 s)", ms(down));
+    server.start();
     // It ended in the middle, not at its lock timeout.
     assert_eq!(server.attempts("postgres")[0].status, "running");
     assert!(!server.partitions("postgres").contains(&missing));
@@ -129,6 +133,7 @@ fn a_worker_names_who_is_in_the_way_holds_up_nobody_and_tries_again_by_itself() 
     server.wait_for_partition("postgres", &missing);
     server.wait_until_idle();
     assert_eq!(server.attempts("postgres")[0].status, "ok");
+    server.assert_quiet(HANDFUL);
 }
 
 #[test]

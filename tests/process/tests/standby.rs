@@ -1,6 +1,8 @@
 //! Standbys: nothing is maintained there, everything that reads works, and a promoted one takes over.
 
-use process::{Mode, Server};
+use std::time::Instant;
+
+use process::{HANDFUL, Mode, Server, figure, ms};
 
 /// A primary with an event log of three events of a run, and a standby of it.
 fn pair() -> (Server, Server, String) {
@@ -72,12 +74,16 @@ fn a_promoted_standby_takes_over() {
     primary.stop(Mode::Fast);
     assert!(!standby.partitions("postgres").contains(&missing));
 
+    let begin = Instant::now();
     standby.promote();
     standby.wait_for_partition("postgres", &missing);
+    let case = "standby: promoted";
+    figure(case, "until what was missing is made (wanted: 60 s)", ms(begin.elapsed()));
     standby.wait_until_idle();
     assert_eq!(standby.attempts("postgres")[0].status, "ok");
     // And goes on.
     let missing = standby.drop_month("postgres", 3);
     assert_eq!(standby.pass("postgres").status, "ok");
     assert!(standby.partitions("postgres").contains(&missing));
+    figure(case, "lines in the log", standby.assert_quiet(HANDFUL));
 }

@@ -1,6 +1,8 @@
 //! The launcher and its workers: when they begin, what they do then, and what can't stop them.
 
-use process::{Mode, Server};
+use std::time::Instant;
+
+use process::{HANDFUL, Mode, Server, figure, ms};
 
 /// What the server says to a statement that it refuses: SQLSTATE, message, DETAIL.
 fn refusal(server: &Server, sql: &str) -> (String, String, Option<String>) {
@@ -116,7 +118,8 @@ fn a_setting_that_does_not_exist_is_refused() {
 
 #[test]
 fn a_bad_value_in_the_file_leaves_the_old_one_and_is_logged() {
-    let mut server = Server::preloaded().start();
+    let mut server = Server::with_idle_worker();
+    let launcher = server.launcher();
     for (setting, value, old) in [
         ("pg_meshhook_events.schedule", "now and then", process::SELDOM),
         ("pg_meshhook_events.schedule_timezone", "Mars/Olympus", "UTC"),
@@ -133,7 +136,10 @@ fn a_bad_value_in_the_file_leaves_the_old_one_and_is_logged() {
         });
         server.set_conf(setting, old);
     }
-    assert!(server.launcher().is_some(), "{}", server.log());
+    assert_eq!(server.pass("postgres").status, "ok");
+    assert_eq!(server.launcher(), launcher);
+    let lines = server.assert_quiet(HANDFUL);
+    figure("settings: reloaded with bad values, 4 times", "lines in the log", lines);
 }
 
 #[test]
@@ -141,9 +147,12 @@ fn a_terminated_launcher_comes_back_and_goes_on() {
     let server = Server::with_idle_worker();
     let missing = server.drop_month("postgres", 1);
     let before = server.launcher().expect("it runs");
-    assert!(server.ask::<bool>(&format!("SELECT pg_terminate_backend({before})")));
+    let case = "stop: pg_terminate_backend, the launcher";
+    figure(case, "until it is gone (wanted: 100 ms)", ms(server.terminate(before)));
+    let begin = Instant::now();
     let after = server
         .wait_for("another launcher", |server| server.launcher().filter(|&pid| pid != before));
+    figure(case, "until another one runs", ms(begin.elapsed()));
     server.wait_for_partition("postgres", &missing);
     assert_eq!(server.launcher(), Some(after));
 }
@@ -152,10 +161,15 @@ fn a_terminated_launcher_comes_back_and_goes_on() {
 fn a_cancelled_launcher_stays() {
     let server = Server::with_idle_worker();
     let before = server.launcher();
-    assert!(server.ask::<bool>(&format!("SELECT pg_cancel_backend({})", before.expect("it runs"))));
+    for _ in 0..50 {
+        let cancel = format!("SELECT pg_cancel_backend({})", before.expect("it runs"));
+        assert!(server.ask::<bool>(&cancel));
+    }
     // It serves the next that asks, and is the same process.
     assert_eq!(server.pass("postgres").status, "ok");
     assert_eq!(server.launcher(), before);
+    let lines = server.assert_quiet(HANDFUL);
+    figure("stop: pg_cancel_backend, the launcher, 50 times", "lines in the log", lines);
 }
 
 #[test]

@@ -1,0 +1,78 @@
+//! What is run: everything, unless environment variables ask for less.
+//!
+//! - `BENCH_PARTS`: some of `stall,cron,idle,replay`.
+//! - `BENCH_ROUNDS`: how often each short combination is run (3). Combinations that hold a transaction for
+//!   half a minute or longer are run once.
+//! - `BENCH_HOLDS`: for how many seconds transactions are held (`6,60`).
+
+use std::env;
+use std::time::Duration;
+
+const PARTS: [&str; 4] = ["stall", "cron", "idle", "replay"];
+const ROUNDS: usize = 3;
+const HOLDS: [u64; 2] = [6, 60];
+
+/// From here on, holding a transaction takes too long to do it more than once.
+const LONG: Duration = Duration::from_secs(30);
+
+#[derive(Debug, PartialEq, Eq)]
+pub struct Options {
+    parts: Vec<String>,
+    rounds: usize,
+    holds: Vec<Duration>,
+}
+
+impl Options {
+    fn full() -> Self {
+        Self {
+            parts: PARTS.map(str::to_owned).into(),
+            rounds: ROUNDS,
+            holds: HOLDS.map(Duration::from_secs).into(),
+        }
+    }
+
+    pub fn from_env() -> Self {
+        let mut options = Self::full();
+        if let Ok(parts) = env::var("BENCH_PARTS") {
+            options.parts = parts.split(',').map(str::to_owned).collect();
+            for part in &options.parts {
+                assert!(
+                    PARTS.contains(&part.as_str()),
+                    "BENCH_PARTS names {part:?}, not of {PARTS:?}"
+                );
+            }
+        }
+        if let Ok(rounds) = env::var("BENCH_ROUNDS") {
+            options.rounds =
+                rounds.parse().ok().filter(|rounds| *rounds > 0).expect("BENCH_ROUNDS is a number");
+        }
+        if let Ok(holds) = env::var("BENCH_HOLDS") {
+            let seconds =
+                holds.split(',').map(|s| s.parse().expect("BENCH_HOLDS are whole seconds"));
+            options.holds = seconds.map(Duration::from_secs).collect();
+        }
+        options
+    }
+
+    /// Whether nothing was left out, so that the results may replace earlier ones.
+    pub fn is_full(&self) -> bool {
+        *self == Self::full()
+    }
+
+    pub fn has(&self, part: &str) -> bool {
+        self.parts.iter().any(|p| p == part)
+    }
+
+    pub fn holds(&self) -> &[Duration] {
+        &self.holds
+    }
+
+    pub fn rounds(&self) -> usize {
+        self.rounds
+    }
+
+    /// How often a combination is run that holds a transaction that long.
+    pub fn rounds_of(&self, hold: Duration) -> usize {
+        if hold < LONG { self.rounds } else { 1 }
+    }
+}

@@ -1,0 +1,62 @@
+//! The report: what it was made on, and the numbers that stand in it.
+
+use std::fmt::Write as _;
+
+use process::Server;
+
+/// The head: only ratios mean something elsewhere, so the machine and the versions stand above the numbers.
+pub fn head(server: &Server) -> String {
+    let version: String = server.ask("SELECT version()");
+    let mut head = format!(
+        "# Results\n\nMade by `make bench`.\n\n- {version}\n- {} cores, {} of memory; fsync off, autovacuum off\n",
+        cores(),
+        memory()
+    );
+    // Of a package, pg_extension knows the version of the SQL alone; bench/run names the packages.
+    if let Ok(packages) = std::env::var("BENCH_PEERS") {
+        let _ = writeln!(
+            head,
+            "- Debian packages of the peers: {}",
+            packages.trim().replace('\n', ", ")
+        );
+    }
+    head
+}
+
+/// The version of an extension that a database has.
+pub fn extension(server: &Server, database: &str, name: &str) -> String {
+    server
+        .ask_in(database, &format!("SELECT extversion FROM pg_extension WHERE extname = '{name}'"))
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(0, std::num::NonZero::get)
+}
+
+/// The machine's memory, as the kernel says it.
+fn memory() -> String {
+    let info = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let kb = info.split_whitespace().nth(1).and_then(|kb| kb.parse::<u64>().ok()).unwrap_or(0);
+    format!("{} GiB", kb >> 20)
+}
+
+/// The middle one.
+pub fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+/// The greatest one.
+pub fn maximum(values: &[f64]) -> f64 {
+    values.iter().copied().fold(f64::NAN, f64::max)
+}
+
+/// The start of a Markdown table.
+pub fn table(report: &mut String, columns: &[&str]) {
+    let _ = writeln!(report, "| {} |\n|{}", columns.join(" | "), " --- |".repeat(columns.len()));
+}
+
+/// A row of a Markdown table.
+pub fn row(report: &mut String, cells: &[String]) {
+    let _ = writeln!(report, "| {} |", cells.join(" | "));
+}

@@ -1,0 +1,96 @@
+//! Functions that show what maintenance would do, and how far the partitions reach.
+
+use pgrx::datum::TimestampWithTimeZone;
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::prelude::*;
+
+use crate::lifecycle::coverage::timestamp_of;
+use crate::lifecycle::{coverage, plan};
+use crate::settings::Settings;
+
+/// What maintenance would do now: a row a step, in the order in which it would be done, with the range, the
+/// estimated rows and the bytes of the partition, why, which locks it takes, and who is in the way. The rows `keep`
+/// say what is not done, and why. Changes nothing, and waits for nobody.
+///
+/// # Errors
+///
+/// 42P01 before `setup_workflow_events()`, 42809 for a plain table.
+#[pg_extern(volatile, parallel_unsafe)]
+#[search_path(pg_catalog, pg_temp)]
+#[expect(
+    clippy::type_complexity,
+    reason = "the columns of a SQL function are spelled out in its type"
+)]
+fn plan_workflow_events_maintenance() -> Result<
+    TableIterator<
+        'static,
+        (
+            name!(step, i32),
+            name!(action, String),
+            name!(partition_name, Option<String>),
+            name!(range_start, Option<TimestampWithTimeZone>),
+            name!(range_end, Option<TimestampWithTimeZone>),
+            name!(row_estimate, Option<i64>),
+            name!(size_bytes, Option<i64>),
+            name!(reason, String),
+            name!(locks, Option<String>),
+            name!(blockers, Option<String>),
+        ),
+    >,
+    ErrorReport,
+> {
+    let steps = plan::steps(Settings::current())?;
+    Ok(TableIterator::new((1..).zip(steps).map(|(number, step)| {
+        let (start, end) = step.range.map(|range| (range.lower, range.upper)).unzip();
+        (
+            number,
+            step.action.to_owned(),
+            step.partition,
+            start.and_then(timestamp_of),
+            end.and_then(timestamp_of),
+            step.row_estimate,
+            step.size_bytes,
+            step.reason,
+            step.locks,
+            step.blockers,
+        )
+    })))
+}
+
+/// How far the partitions reach from now on: one row. `covered_until` is where the first hole begins, or the end
+/// of the last partition, NULL where none holds the present; `wanted_until` is the end of the last period that the
+/// policy wants; the first hole before that is NULL where there is none. `runway_periods` counts the periods after the
+/// current one that are held without a hole, NULL where a partition reaches to MAXVALUE.
+///
+/// # Errors
+///
+/// 42P01 before `setup_workflow_events()`, 42809 for a plain table.
+#[pg_extern(stable, parallel_unsafe)]
+#[search_path(pg_catalog, pg_temp)]
+#[expect(
+    clippy::type_complexity,
+    reason = "the columns of a SQL function are spelled out in its type"
+)]
+fn workflow_events_coverage() -> Result<
+    TableIterator<
+        'static,
+        (
+            name!(covered_until, Option<TimestampWithTimeZone>),
+            name!(wanted_until, Option<TimestampWithTimeZone>),
+            name!(first_hole_start, Option<TimestampWithTimeZone>),
+            name!(first_hole_end, Option<TimestampWithTimeZone>),
+            name!(runway_periods, Option<i32>),
+        ),
+    >,
+    ErrorReport,
+> {
+    let found = coverage::current()?;
+    let hole = found.holes.first();
+    Ok(TableIterator::once((
+        found.covered_until.and_then(timestamp_of),
+        timestamp_of(found.wanted_until),
+        hole.map(|hole| hole.lower).and_then(timestamp_of),
+        hole.map(|hole| hole.upper).and_then(timestamp_of),
+        found.runway.and_then(|periods| i32::try_from(periods).ok()),
+    )))
+}

@@ -1,0 +1,191 @@
+//! The whole plan of maintenance: what is to be made, retired and kept, in the order in which it is done.
+
+use super::calendar::{CalendarError, Period};
+use super::instant::Instant;
+use super::partition::{Bound, Extent, Range, holes};
+use super::plan::{self, Creation, Facts, Midnights, Obstacle, Retirement};
+use super::policy::Policy;
+
+/// One step of retiring.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Retiring {
+    /// A detach that was begun is completed; the partition stays as a table of its own.
+    Finalize(Retirement),
+    /// A partition that we have detached is dropped.
+    DropDetached(Retirement),
+    /// A partition is detached without a lock that others notice, and then dropped.
+    Detach(Retirement),
+    /// A partition is dropped while it is attached, because PostgreSQL detaches none concurrently from a
+    /// table with a DEFAULT partition.
+    DropAttached(Retirement),
+}
+
+impl Retiring {
+    /// The partition that it is about.
+    #[must_use]
+    pub const fn partition(&self) -> &Retirement {
+        match self {
+            Self::Finalize(partition)
+            | Self::DropDetached(partition)
+            | Self::Detach(partition)
+            | Self::DropAttached(partition) => partition,
+        }
+    }
+}
+
+/// How far a retirement that was decided on has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RetiredState {
+    /// It is attached: the detach has not been done, or is pending.
+    Attached,
+    /// We have detached it.
+    Detached,
+    /// It is detached, or it has been changed, and that was not seen to be our doing.
+    InDoubt,
+}
+
+/// A partition that we have decided to retire, and whose table still exists.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Retired {
+    /// The partition as it was then.
+    pub partition: Retirement,
+    /// How far it has come.
+    pub state: RetiredState,
+}
+
+/// What maintenance does now.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// The partitions to make.
+    pub creations: Vec<Creation>,
+    /// What stands in the way of others.
+    pub not_created: Vec<Obstacle>,
+    /// The steps of retiring.
+    pub retiring: Vec<Retiring>,
+    /// What is kept though it is old enough, and why.
+    pub kept: Vec<Obstacle>,
+}
+
+/// Plans what is to be made.
+///
+/// # Errors
+///
+/// [`CalendarError::OutOfRange`] where the current date lies outside the years 1 to 9999.
+pub fn creation(
+    facts: &Facts,
+    policy: &Policy,
+    midnights: &impl Midnights,
+) -> Result<Plan, CalendarError> {
+    if !policy.automatic_creation {
+        return Ok(Plan::default());
+    }
+    let window = plan::window(facts, policy, 0)?;
+    let (creations, not_created) = plan::missing(facts, window, midnights);
+    Ok(Plan { creations, not_created, ..Plan::default() })
+}
+
+/// Plans what is to be retired. A detach that was begun is completed first, because PostgreSQL begins no
+/// other one before.
+///
+/// # Errors
+///
+/// As [`creation`].
+pub fn retirement(
+    facts: &Facts,
+    retired: &[Retired],
+    policy: &Policy,
+    midnights: &impl Midnights,
+) -> Result<Plan, CalendarError> {
+    let mut plan = Plan::default();
+    if !policy.automatic_retention {
+        return Ok(plan);
+    }
+    for partition in facts.partitions.iter().filter(|partition| partition.detach_pending) {
+        if let Some(range) = partition.range() {
+            let (oid, name) = (partition.oid, partition.name.clone());
+            plan.retiring.push(Retiring::Finalize(Retirement { oid, name, range }));
+        }
+    }
+    let cutoff = match policy.retention_months {
+        Some(months) => plan::cutoff(facts, policy, months, midnights)?,
+        None => None,
+    };
+    for Retired { partition, state } in retired {
+        let is_outdated = cutoff.is_some_and(|cutoff| partition.range.upper <= cutoff);
+        let name = || partition.name.clone();
+        match state {
+            RetiredState::Attached => {}
+            RetiredState::Detached if is_outdated => {
+                plan.retiring.push(Retiring::DropDetached(partition.clone()));
+            }
+            RetiredState::Detached => {
+                plan.kept.push(Obstacle::NoLongerOutdated { partition: name() });
+            }
+            RetiredState::InDoubt => plan.kept.push(Obstacle::InDoubt { partition: name() }),
+        }
+    }
+    if let Some(months) = policy.retention_months {
+        let has_default = facts.partitions.iter().any(|p| p.extent == Extent::Default);
+        let (outdated, obstacles) = plan::outdated(facts, policy, months, midnights)?;
+        plan.retiring.extend(outdated.into_iter().map(|partition| match has_default {
+            true => Retiring::DropAttached(partition),
+            false => Retiring::Detach(partition),
+        }));
+        // A pending detach is in the plan already.
+        let others = |obstacle: &Obstacle| !matches!(obstacle, Obstacle::DetachPending { .. });
+        plan.kept.extend(obstacles.into_iter().filter(others));
+    }
+    Ok(plan)
+}
+
+/// How far the partitions reach.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Coverage {
+    /// Up to where there is no hole from now on; `None` where no partition holds the present.
+    pub covered_until: Option<Bound>,
+    /// Up to where there is to be none: the end of the last period that the policy wants.
+    pub wanted_until: Bound,
+    /// The holes from now to there.
+    pub holes: Vec<Range>,
+    /// How many periods after the current one are held without a hole; `None` where there is no end.
+    pub runway: Option<u32>,
+}
+
+/// Looks how far the partitions reach from `now` on.
+///
+/// # Errors
+///
+/// As [`creation`].
+pub fn coverage(
+    facts: &Facts,
+    policy: &Policy,
+    now: Instant,
+    midnights: &impl Midnights,
+) -> Result<Coverage, CalendarError> {
+    let (current, last) = plan::window(facts, policy, 0)?;
+    let all = Range { lower: Bound::At(now), upper: Bound::MaxValue };
+    let usable = facts.partitions.iter().filter(|p| !p.detach_pending);
+    let covered_until = match holes(all, usable.filter_map(|p| p.range())).first() {
+        None => Some(Bound::MaxValue),
+        Some(hole) => Some(hole.lower).filter(|reached| *reached > Bound::At(now)),
+    };
+    let holds = |period: &Period| {
+        let end = Bound::At(midnights.midnight(period.end()));
+        covered_until.is_some_and(|reached| end <= reached)
+    };
+    let after = std::iter::successors(current.plus(1), |period| period.plus(1));
+    let runway = match covered_until {
+        Some(Bound::MaxValue) => None,
+        _ => u32::try_from(after.take_while(holds).count()).ok(),
+    };
+    Ok(Coverage {
+        covered_until,
+        wanted_until: Bound::At(midnights.midnight(last.end())),
+        holes: plan::uncovered(facts, now, last, midnights),
+        runway,
+    })
+}
+
+#[cfg(test)]
+#[path = "maintenance_tests.rs"]
+mod tests;

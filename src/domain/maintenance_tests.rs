@@ -1,0 +1,141 @@
+//! Tests of the whole plan: what is planned beside what, and how far the partitions reach.
+
+use super::*;
+use crate::domain::calendar::Granularity;
+use crate::domain::partition::{Kind, Partition};
+use chrono::NaiveDate;
+
+fn date(y: i32, m: u32, d: u32) -> NaiveDate {
+    NaiveDate::from_ymd_opt(y, m, d).unwrap()
+}
+
+fn utc(date: NaiveDate) -> Instant {
+    Instant::from_utc(date.into())
+}
+
+fn month(y: i32, m: u32) -> Range {
+    let period = Period::containing(Granularity::Month, date(y, m, 1)).unwrap();
+    plan::range_of(period, &utc)
+}
+
+fn partition(oid: u32, extent: Extent) -> Partition {
+    let name = format!("p{oid}");
+    Partition {
+        oid,
+        schema: "public".into(),
+        name,
+        extent,
+        kind: Kind::Table,
+        detach_pending: false,
+    }
+}
+
+/// The months of 2026 and the first two of 2027, on 24 November 2026.
+fn facts() -> Facts {
+    let months = (1..=12).map(|m| month(2026, m)).chain([month(2027, 1), month(2027, 2)]);
+    let partitions: Vec<_> =
+        (1..).zip(months).map(|(oid, range)| partition(oid, Extent::Range(range))).collect();
+    let names = partitions.iter().map(|p| p.name.clone()).collect();
+    let parent = "workflow_events".into();
+    Facts { parent, today: date(2026, 11, 24), partitions, names }
+}
+
+fn keeping(months: u32) -> Policy {
+    Policy { retention_months: Some(months), ..Policy::default() }
+}
+
+fn retirement_of(oid: u32) -> Retirement {
+    Retirement { oid, name: format!("p{oid}"), range: month(2026, oid) }
+}
+
+fn planned(facts: &Facts, retired: &[Retired], policy: &Policy) -> Vec<Retiring> {
+    retirement(facts, retired, policy, &utc).unwrap().retiring
+}
+
+#[test]
+fn what_is_old_is_detached_oldest_first() {
+    let expected = [1, 2].map(|oid| Retiring::Detach(retirement_of(oid)));
+    assert_eq!(planned(&facts(), &[], &keeping(8)), expected);
+    assert_eq!(planned(&facts(), &[], &Policy::default()), []);
+}
+
+#[test]
+fn a_switch_turns_its_own_task_off_alone() {
+    let mut policy = Policy { automatic_creation: false, ..keeping(8) };
+    let mut facts = facts();
+    facts.partitions.pop();
+    assert_eq!(creation(&facts, &policy, &utc).unwrap(), Plan::default());
+    assert_eq!(planned(&facts, &[], &policy).len(), 2);
+    policy = Policy { automatic_retention: false, ..keeping(8) };
+    assert_eq!(creation(&facts, &policy, &utc).unwrap().creations.len(), 1);
+    assert_eq!(retirement(&facts, &[], &policy, &utc).unwrap(), Plan::default());
+}
+
+#[test]
+fn beside_a_default_partition_nothing_is_detached_concurrently() {
+    let mut facts = facts();
+    facts.partitions.push(partition(90, Extent::Default));
+    let expected = [1, 2].map(|oid| Retiring::DropAttached(retirement_of(oid)));
+    assert_eq!(planned(&facts, &[], &keeping(8)), expected);
+}
+
+#[test]
+fn a_pending_detach_comes_first_whoever_began_it() {
+    let mut facts = facts();
+    facts.partitions[6].detach_pending = true;
+    let first = Retiring::Finalize(retirement_of(7));
+    assert_eq!(planned(&facts, &[], &Policy::default()), std::slice::from_ref(&first));
+    let plan = retirement(&facts, &[], &keeping(8), &utc).unwrap();
+    assert_eq!(plan.retiring.first(), Some(&first));
+    assert_eq!(plan.retiring.len(), 3);
+    assert_eq!(plan.kept, []);
+    // An old one is not named a second time.
+    facts.partitions[0].detach_pending = true;
+    let plan = retirement(&facts, &[], &keeping(8), &utc).unwrap();
+    assert_eq!((plan.retiring.len(), plan.kept.len()), (3, 0));
+}
+
+#[test]
+fn what_we_have_detached_is_dropped_and_what_is_in_doubt_is_kept() {
+    let of = |oid, state| Retired { partition: retirement_of(oid), state };
+    let retired = [
+        of(1, RetiredState::Attached),
+        of(2, RetiredState::Detached),
+        of(3, RetiredState::InDoubt),
+    ];
+    let mut facts = facts();
+    facts.partitions.drain(..3);
+    let plan = retirement(&facts, &retired, &keeping(8), &utc).unwrap();
+    assert_eq!(plan.retiring, [Retiring::DropDetached(retirement_of(2))]);
+    assert_eq!(plan.kept, [Obstacle::InDoubt { partition: "p3".into() }]);
+    // The policy may have changed since it was detached.
+    for policy in [Policy::default(), keeping(10)] {
+        let plan = retirement(&facts, &retired, &policy, &utc).unwrap();
+        assert_eq!(plan.retiring, []);
+        assert_eq!(plan.kept.first(), Some(&Obstacle::NoLongerOutdated { partition: "p2".into() }));
+    }
+}
+
+#[test]
+fn coverage_reaches_to_the_first_hole() {
+    let now = utc(date(2026, 11, 24));
+    let full = coverage(&facts(), &Policy::default(), now, &utc).unwrap();
+    assert_eq!(full.covered_until, Some(month(2027, 2).upper));
+    assert_eq!((full.runway, full.holes), (Some(3), vec![]));
+    assert_eq!(full.wanted_until, month(2027, 2).upper);
+
+    let mut facts = facts();
+    facts.partitions.remove(12);
+    let holed = coverage(&facts, &Policy::default(), now, &utc).unwrap();
+    assert_eq!(holed.covered_until, Some(month(2027, 1).lower));
+    assert_eq!((holed.runway, holed.holes), (Some(1), vec![month(2027, 1)]));
+
+    facts.partitions[10].detach_pending = true;
+    let bare = coverage(&facts, &Policy::default(), now, &utc).unwrap();
+    assert_eq!((bare.covered_until, bare.runway), (None, Some(0)));
+
+    let open = Range { lower: month(2026, 11).lower, upper: Bound::MaxValue };
+    facts.partitions = vec![partition(1, Extent::Range(open))];
+    let endless = coverage(&facts, &Policy::default(), now, &utc).unwrap();
+    assert_eq!((endless.covered_until, endless.runway), (Some(Bound::MaxValue), None));
+}
