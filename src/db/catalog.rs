@@ -276,12 +276,20 @@ pub fn referenced_tables(table: Oid) -> Result<Vec<Referenced>> {
 
 /// Something that isn't part of a table or its partitions and depends on it, as PostgreSQL describes it: a view, a
 /// foreign key that points to it. `None` where there is nothing.
+///
+/// A policy or trigger of the table depends on the columns in its expression as a view does, but goes with the table.
 pub fn dependent(table: Oid) -> Result<Option<String>> {
-    let sql = "SELECT pg_catalog.pg_describe_object(d.classid, d.objid, d.objsubid) \
+    let sql = "WITH own AS ( \
+                   SELECT $1 AS oid UNION SELECT t.relid FROM pg_catalog.pg_partition_tree($1) t) \
+               SELECT pg_catalog.pg_describe_object(d.classid, d.objid, d.objsubid) \
                FROM pg_catalog.pg_depend d \
                WHERE d.refclassid = 'pg_catalog.pg_class'::regclass AND d.deptype = 'n' \
-                 AND (d.refobjid = $1 OR d.refobjid IN ( \
-                     SELECT t.relid FROM pg_catalog.pg_partition_tree($1) t)) \
+                 AND d.refobjid IN (SELECT oid FROM own) \
+                 AND NOT EXISTS ( \
+                     SELECT FROM pg_catalog.pg_depend part \
+                     WHERE part.classid = d.classid AND part.objid = d.objid \
+                       AND part.refclassid = d.refclassid AND part.refobjid IN (SELECT oid FROM own) \
+                       AND part.deptype IN ('a', 'i')) \
                ORDER BY 1 LIMIT 1";
     query::read_one(sql, &[table.into()], |row| row.get(1))
 }

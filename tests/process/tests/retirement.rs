@@ -146,3 +146,24 @@ fn a_detach_that_somebody_is_running_is_left_to_him() {
     user.join().unwrap().expect("nobody has completed it for him");
     assert_eq!(server.ask::<i64>(&format!("SELECT count(*) FROM {old}")), 1);
 }
+
+#[test]
+fn what_belongs_to_a_partition_goes_with_it() {
+    let (mut server, _) = with_old_partition("100ms");
+    server.run(
+        "postgres",
+        "ALTER TABLE workflow_events ENABLE ROW LEVEL SECURITY, \
+             ADD CHECK (type <> ''), ADD COLUMN kind text GENERATED ALWAYS AS (type || '!') STORED; \
+         CREATE POLICY own ON workflow_events USING (run_id IS NOT NULL) WITH CHECK (type <> 'x'); \
+         CREATE FUNCTION nothing() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'; \
+         CREATE TRIGGER watch BEFORE INSERT ON workflow_events FOR EACH ROW WHEN (NEW.type = 't') \
+             EXECUTE FUNCTION nothing(); \
+         CREATE INDEX ON workflow_events ((lower(type))) WHERE run_id IS NOT NULL; \
+         SELECT create_workflow_events_partition(date_trunc('month', now()) - interval '19 months')",
+    );
+    let old = server.month(-19);
+    let policies = format!("SELECT count(*) FROM pg_policy WHERE polrelid = '{old}'::regclass");
+    assert_eq!(server.ask::<i64>(&policies), 1);
+    server.turn_on();
+    server.wait_until("it is dropped", |server| !exists(server, &old));
+}
