@@ -14,7 +14,7 @@ use crate::domain::partition::{Bound, Range};
 use crate::domain::plan::Retirement;
 use crate::error::Result;
 
-/// Notes that a partition is to be retired; to be committed before it is detached.
+/// Notes that we detach a partition, to drop it; in the transaction in which the detach begins.
 pub fn note(schema: &str, partition: &Retirement) -> Result<()> {
     let sql = "INSERT INTO meshhook_events.retired_partition \
                    (relation, schema_name, partition_name, range_start, range_end, state, noted_at) \
@@ -53,12 +53,6 @@ pub fn take_detached(relation: Oid) -> Result<Option<(String, String)>> {
     let taken =
         query::execute_returning(sql, &[relation.into()], |row| Ok((row.get(1)?, row.get(2)?)))?;
     Ok(taken.into_iter().next())
-}
-
-/// Forgets it: it is not to be dropped after all.
-pub fn forget(relation: Oid) -> Result<()> {
-    let sql = "DELETE FROM meshhook_events.retired_partition WHERE relation = $1";
-    query::execute(sql, &[relation.into()])
 }
 
 /// Whether there is an entry of which nothing is left to do: its table is gone, or is attached and no detach is

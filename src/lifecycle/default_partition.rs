@@ -13,7 +13,7 @@
 use pgrx::pg_sys::Oid;
 
 use crate::db::ident::Qualified;
-use crate::db::lock::{self, Budget, Mode};
+use crate::db::lock::{self, Budget, Mode, Need};
 use crate::db::{catalog, ddl};
 use crate::domain::partition::{Extent, Partition, Range};
 use crate::error::Result;
@@ -50,6 +50,12 @@ impl DefaultPartition {
 
     const fn qualified(&self) -> Qualified<'_> {
         Qualified { schema: self.schema.as_str(), name: self.name.as_str() }
+    }
+
+    /// The lock that attaching takes on it.
+    #[must_use]
+    pub fn need(&self) -> Need {
+        Need::Lock { relation: self.oid, name: self.name.clone(), mode: Mode::AccessExclusive }
     }
 
     /// Locks it against everybody until the end of the transaction.

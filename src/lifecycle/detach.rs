@@ -90,7 +90,7 @@ pub enum Detached {
     NotAtAll,
 }
 
-/// Looks what the command has come to, whether it succeeded or not, and notes it.
+/// Looks what the command has come to, whether it succeeded or not, and marks the note of a partition that is detached.
 pub fn settle(partition: &Retirement, succeeded: bool) -> Result<Detached> {
     let oid = Oid::from(partition.oid);
     let context = Context::load()?;
@@ -103,10 +103,8 @@ pub fn settle(partition: &Retirement, succeeded: bool) -> Result<Detached> {
             Ok(Detached::Completely)
         }
         Some(attached) if attached.detach_pending => Ok(Detached::Pending),
-        Some(_) => {
-            retired::forget(oid)?;
-            Ok(Detached::NotAtAll)
-        }
+        // The note went with the transaction that was to begin it.
+        Some(_) => Ok(Detached::NotAtAll),
     }
 }
 

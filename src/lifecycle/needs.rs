@@ -9,19 +9,15 @@ use pgrx::pg_sys::Oid;
 use crate::db::catalog::{self, EVENTS};
 use crate::db::lock::{Mode, Need};
 use crate::domain::maintenance::Retiring;
-use crate::domain::partition::Extent;
 use crate::error::Result;
 use crate::lifecycle::context::Context;
+use crate::lifecycle::default_partition::DefaultPartition;
 
 /// What making a partition needs.
 pub fn of_creation(context: &Context) -> Result<Vec<Need>> {
     let mut needs = vec![on_events(context, Mode::ShareUpdateExclusive)];
     // Attaching looks whether it holds rows of the new range.
-    for partition in catalog::partitions(&context.table)? {
-        if partition.extent == Extent::Default {
-            needs.push(lock(partition.oid.into(), &partition.name, Mode::AccessExclusive));
-        }
-    }
+    needs.extend(DefaultPartition::find(context)?.map(|default| default.need()));
     needs.extend(on_referenced(context.table.oid, Mode::ShareRowExclusive)?);
     Ok(needs)
 }

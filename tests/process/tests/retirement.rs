@@ -167,3 +167,26 @@ fn what_belongs_to_a_partition_goes_with_it() {
     server.turn_on();
     server.wait_until("it is dropped", |server| !exists(server, &old));
 }
+
+#[test]
+fn what_is_still_to_be_detached_is_kept_where_the_policy_has_changed_meanwhile() {
+    let (mut server, first) = with_old_partition("10s");
+    server.run(
+        "postgres",
+        "SELECT create_workflow_events_partition(date_trunc('month', now()) - n * interval '1 month') \
+         FROM generate_series(18, 19) n",
+    );
+    let mut holder = open(&server, "LOCK TABLE workflow_events IN SHARE UPDATE EXCLUSIVE MODE");
+    server.turn_on();
+    server.wait_for_waiting_worker("postgres");
+    server.run("postgres", "UPDATE meshhook_events.policy SET retention = NULL");
+    holder.batch_execute("COMMIT").unwrap();
+    server.wait_until("the first, for which it waited, is detached", |server| {
+        !exists(server, &first) || !is_attached(server, &first)
+    });
+    server.wait_until_idle();
+    for ahead in [-19, -18] {
+        let name = server.month(ahead);
+        assert!(exists(&server, &name) && is_attached(&server, &name), "{name}\n{}", server.log());
+    }
+}
