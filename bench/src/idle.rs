@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use postgres::Client;
 use process::{DEADLINE, Server, poll_until};
 
-use crate::report::{self, maximum};
+use crate::report::{self, maximum, median};
 
 /// The database, which the worker may maintain from the start of the server.
 pub const DATABASE: &str = "idle";
@@ -167,9 +167,11 @@ fn write(report: &mut String, before: &Counters, after: &Counters, costs: &[f64]
     .map(|number| number.to_string())
     .into();
     if !costs.is_empty() {
-        columns.extend(["CPU of a pass, ms: mean", "most"]);
-        let mean = costs.iter().sum::<f64>() / costs.len() as f64;
-        cells.extend([format!("{mean:.1}"), format!("{:.1}", maximum(costs))]);
+        columns.extend(["CPU of a pass, ms: least", "median", "most"]);
+        let least = costs.iter().copied().fold(f64::INFINITY, f64::min);
+        cells.extend(
+            [least, median(costs.to_vec()), maximum(costs)].map(|cost| format!("{cost:.1}")),
+        );
     }
     report::table(report, &columns);
     report::row(report, &cells);

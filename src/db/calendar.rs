@@ -6,6 +6,7 @@ use pgrx::datum::{Date, TimestampWithTimeZone};
 use crate::db::query;
 use crate::domain::instant::Instant;
 use crate::error::{Error, Result};
+use crate::pg::{server, time_zone};
 
 /// Days from chrono's first day (0001-01-01 is day 1) to PostgreSQL's epoch.
 const EPOCH_DAYS_FROM_CE: i32 = 730_120;
@@ -52,11 +53,13 @@ pub fn date_at(instant: TimestampWithTimeZone, zone: &str) -> Result<Option<Naiv
 }
 
 /// The start of the current transaction, and the date in `zone` at that moment.
+///
+/// # Errors
+///
+/// [`Error::DateOutOfRange`] where the server doesn't know the zone, or the clock is out of reach.
 pub fn now(zone: &str) -> Result<(Instant, NaiveDate)> {
-    let sql = "SELECT now(), (now() AT TIME ZONE $1)::date";
-    let row = query::read_one(sql, &[zone.into()], |row| {
-        Ok((row.get::<TimestampWithTimeZone>(1)?, row.get::<Date>(2)?))
-    })?;
-    row.and_then(|(now, date)| Some((Instant(now.into_inner()), from_date(date)?)))
-        .ok_or_else(|| Error::DateOutOfRange { value: "the current date".to_owned() })
+    let now = server::transaction_start_us();
+    let civil = time_zone::civil_time(zone, now)
+        .ok_or_else(|| Error::DateOutOfRange { value: "the current date".to_owned() })?;
+    Ok((Instant(now), civil.date()))
 }

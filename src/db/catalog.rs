@@ -2,14 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use pgrx::pg_sys::Oid;
+use pgrx::pg_sys::{Oid, TIMESTAMPTZOID};
 
 use crate::db::ident::Qualified;
 use crate::db::query;
 use crate::domain::partition::{Kind, Partition};
 use crate::error::{Error, Result};
-use crate::pg::bound::StoredBound;
-use crate::pg::{bound, server, subtransaction};
+use crate::pg::inheritance::{self, Child};
+use crate::pg::{server, subtransaction};
 
 /// The name of the event log.
 pub const EVENTS: &str = "workflow_events";
@@ -85,33 +85,8 @@ impl Table {
     }
 }
 
-/// A row of `pg_class` by the name `workflow_events`.
-struct Candidate {
-    table: Table,
-    kind: String,
-    /// The partition key, where it isn't a range of `ts`.
-    other_key: Option<String>,
-    key_type: Option<String>,
-    missing_column: Option<String>,
-}
-
 /// The columns without which events can be neither kept nor read.
 const NEEDED_COLUMNS: [&str; 5] = ["id", "run_id", "ts", "type", "payload"];
-
-const FIND_EVENTS: &str = "\
-    SELECT c.oid, c.relkind::text, c.relowner, pg_catalog.pg_get_userbyid(c.relowner)::text, \
-           CASE WHEN p.partrelid IS NOT NULL \
-                     AND (p.partstrat = 'r' AND p.partnatts = 1 AND a.attname = 'ts') IS NOT TRUE \
-                THEN pg_catalog.pg_get_partkeydef(c.oid) END, \
-           pg_catalog.format_type(a.atttypid, NULL), \
-           (SELECT w.name FROM pg_catalog.unnest($2) WITH ORDINALITY AS w (name, n) \
-            WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_attribute x \
-                              WHERE x.attrelid = c.oid AND x.attname = w.name AND x.attnum > 0) \
-            ORDER BY w.n LIMIT 1) \
-    FROM pg_catalog.pg_class c \
-    LEFT JOIN pg_catalog.pg_partitioned_table p ON p.partrelid = c.oid \
-    LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum = p.partattrs[0] \
-    WHERE c.relnamespace = $1 AND c.relname = 'workflow_events'";
 
 /// The event log; `None` where there is no relation of its name.
 ///
@@ -119,35 +94,45 @@ const FIND_EVENTS: &str = "\
 ///
 /// Where the relation of that name is not a table partitioned by range of `ts`, what it is instead.
 pub fn find_events(extension: &Extension) -> Result<Option<Table>> {
-    let arguments = [extension.schema_oid.into(), NEEDED_COLUMNS.to_vec().into()];
-    let found = query::read_one(FIND_EVENTS, &arguments, |row| {
-        Ok(Candidate {
-            table: Table {
-                oid: row.get(1)?,
-                schema: extension.schema.clone(),
-                schema_oid: extension.schema_oid,
-                owner: row.get(3)?,
-                owner_name: row.get(4)?,
-            },
-            kind: row.get(2)?,
-            other_key: row.nullable(5)?,
-            key_type: row.nullable(6)?,
-            missing_column: row.nullable(7)?,
-        })
+    // Each pass of the worker asks this in a new process: functions of PostgreSQL would cost it more than the query.
+    let sql = "SELECT c.oid, c.relkind, c.relowner, \
+                      p.partstrat = 'r' AND p.partnatts = 1 AND a.attname = 'ts', a.atttypid \
+               FROM pg_catalog.pg_class c \
+               LEFT JOIN pg_catalog.pg_partitioned_table p ON p.partrelid = c.oid \
+               LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum = p.partattrs[0] \
+               WHERE c.relnamespace = $1 AND c.relname = 'workflow_events'";
+    let found = query::read_one(sql, &[extension.schema_oid.into()], |row| {
+        let owner: Oid = row.get(3)?;
+        let table = Table {
+            oid: row.get(1)?,
+            schema: extension.schema.clone(),
+            schema_oid: extension.schema_oid,
+            owner,
+            owner_name: server::role_name(owner).unwrap_or_else(|| owner.to_u32().to_string()),
+        };
+        let kind = u8::try_from(row.get::<i8>(2)?).unwrap_or(0);
+        Ok((table, kind, row.nullable::<bool>(4)?, row.nullable::<Oid>(5)?))
     })?;
-    let Some(found) = found else { return Ok(None) };
-    let name = found.table.qualified().plain();
-    match (found.kind.as_str(), found.other_key, found.key_type) {
-        ("r", _, _) => Err(Error::NotPartitioned { table: name, rows: None }),
-        ("p", Some(key), _) => Err(Error::WrongPartitioning { table: name, key }),
-        ("p", _, Some(type_name)) if type_name != "timestamp with time zone" => {
-            Err(Error::WrongKeyType { table: name, type_name })
-        }
-        ("p", _, Some(_)) => match found.missing_column {
-            Some(column) => Err(Error::MissingColumn { table: name, column }),
-            None => Ok(Some(found.table)),
-        },
-        _ => Err(Error::NotATable { relation: name }),
+    let Some((table, kind, is_range_of_ts, key_type)) = found else { return Ok(None) };
+    let name = table.qualified().plain();
+    match kind {
+        b'p' => {}
+        b'r' => return Err(Error::NotPartitioned { table: name, rows: None }),
+        _ => return Err(Error::NotATable { relation: name }),
+    }
+    if is_range_of_ts != Some(true) {
+        let sql = "SELECT pg_catalog.pg_get_partkeydef($1)";
+        let key = query::read_one(sql, &[table.oid.into()], |row| row.get(1))?.unwrap_or_default();
+        return Err(Error::WrongPartitioning { table: name, key });
+    }
+    if key_type != Some(TIMESTAMPTZOID) {
+        let sql = "SELECT pg_catalog.format_type($1, NULL)";
+        let type_name = query::read_one(sql, &[key_type.into()], |row| row.get(1))?;
+        return Err(Error::WrongKeyType { table: name, type_name: type_name.unwrap_or_default() });
+    }
+    match NEEDED_COLUMNS.iter().find(|column| !server::has_column(table.oid, column)) {
+        Some(column) => Err(Error::MissingColumn { table: name, column: (*column).to_owned() }),
+        None => Ok(Some(table)),
     }
 }
 
@@ -169,49 +154,31 @@ pub fn find_table(schema: Oid, name: &str) -> Result<Option<Oid>> {
     query::read_one(sql, &[schema.into(), name.into()], |row| row.get(1))
 }
 
-/// The attached partitions of a table, with their bounds read from the catalog as they are now, whatever snapshot the
-/// transaction has.
+/// The attached partitions of a table as they are now, whatever snapshot the transaction has.
 pub fn partitions(table: &Table) -> Result<Vec<Partition>> {
-    let mut partitions = partitions_in_snapshot(table)?;
-    // A partition that was detached or dropped since is none any more.
-    partitions.retain_mut(|partition| match bound::extent_of(partition.oid.into()) {
-        Some(extent) => {
-            partition.extent = extent;
-            true
-        }
-        None => false,
-    });
-    Ok(partitions)
-}
-
-/// The attached partitions of a table as the snapshot has them: one query, where there are many, and nothing is
-/// decided for good.
-pub fn partitions_in_snapshot(table: &Table) -> Result<Vec<Partition>> {
-    let sql = "SELECT c.oid, c.relnamespace, c.relname::text, c.relkind, i.inhdetachpending, c.relpartbound \
-               FROM pg_catalog.pg_inherits i JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid \
-               WHERE i.inhparent = $1";
     let mut schemas = BTreeMap::from([(table.schema_oid.to_u32(), table.schema.clone())]);
-    let rows = query::read(sql, &[table.oid.into()], |row| {
-        // A detach that ended meanwhile leaves a row without a bound.
-        let Some(bound) = row.nullable::<StoredBound>(6)? else { return Ok(None) };
-        let schema = row.get::<Oid>(2)?;
-        Ok(Some(Partition {
-            oid: row.get::<Oid>(1)?.to_u32(),
-            schema: schemas
-                .entry(schema.to_u32())
-                .or_insert_with(|| server::schema_name(schema).unwrap_or_default())
-                .clone(),
-            name: row.get(3)?,
-            extent: bound.extent(),
-            kind: match u8::try_from(row.get::<i8>(4)?) {
-                Ok(b'p') => Kind::Partitioned,
-                Ok(b'f') => Kind::Foreign,
+    let mut partition = |child: Child| {
+        let oid = child.oid.to_u32();
+        let schema = schemas
+            .entry(child.schema.to_u32())
+            .or_insert_with(|| server::schema_name(child.schema).unwrap_or_default());
+        Ok(Partition {
+            oid,
+            schema: schema.clone(),
+            name: child.name.ok_or_else(|| {
+                Error::Internal(format!("the name of the partition with OID {oid} is not UTF-8"))
+            })?,
+            extent: child.extent,
+            kind: match child.kind {
+                b'p' => Kind::Partitioned,
+                b'f' => Kind::Foreign,
                 _ => Kind::Table,
             },
-            detach_pending: row.get(5)?,
-        }))
-    })?;
-    let mut partitions: Vec<Partition> = rows.into_iter().flatten().collect();
+            detach_pending: child.detach_pending,
+        })
+    };
+    let children = inheritance::children(table.oid).into_iter();
+    let mut partitions = children.map(&mut partition).collect::<Result<Vec<_>>>()?;
     partitions.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(partitions)
 }

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod blocker;
+pub mod bound_text;
 pub mod calendar;
 pub mod instant;
 pub mod maintenance;

@@ -8,7 +8,6 @@ use pgrx::pg_sys::Oid;
 use crate::db::catalog::{self, Extension, Table};
 use crate::db::{calendar, policy};
 use crate::domain::instant::Instant;
-use crate::domain::partition::Partition;
 use crate::domain::plan::{Facts, Midnights};
 use crate::domain::policy::Policy;
 use crate::error::{Error, Result};
@@ -59,17 +58,9 @@ impl Context {
     /// The same without the names that are taken, of which there are many: enough to see whether anything is to
     /// be made.
     pub fn facts_without_names(&self) -> Result<Facts> {
-        self.facts_of(catalog::partitions(&self.table)?)
-    }
-
-    /// The same as the snapshot has them, for a plan that is looked at again before it is carried out.
-    pub fn facts_in_snapshot(&self) -> Result<Facts> {
-        self.facts_of(catalog::partitions_in_snapshot(&self.table)?)
-    }
-
-    fn facts_of(&self, partitions: Vec<Partition>) -> Result<Facts> {
         let (_, today) = calendar::now(&self.policy.time_zone)?;
         let parent = catalog::EVENTS.to_owned();
+        let partitions = catalog::partitions(&self.table)?;
         Ok(Facts { parent, today, partitions, names: BTreeSet::new() })
     }
 

@@ -29,7 +29,12 @@ pub fn of_retiring(context: &Context, step: &Retiring) -> Result<Vec<Need>> {
     let events = |mode| on_events(context, mode);
     Ok(match step {
         Retiring::Finalize(_) => {
-            let first = [events(Mode::ShareUpdateExclusive), Need::OldSnapshots, partition];
+            let first = [
+                events(Mode::ShareUpdateExclusive),
+                Need::RunningDetach,
+                Need::OldSnapshots,
+                partition,
+            ];
             let runs = on_referenced(context.table.oid, Mode::ShareRowExclusive)?;
             first.into_iter().chain(runs).collect()
         }

@@ -102,7 +102,7 @@ pub fn steps(settings: Settings) -> Result<Vec<Step>> {
     identity::pinned(|| {
         identity::set_lock_timeout(settings.lock_timeout_ms);
         let context = Context::load()?;
-        let facts = context.facts_in_snapshot()?;
+        let facts = context.facts_without_names()?;
         let creation = of_creation(&context, &facts)?;
         let retirement = of_retirement(&context, &facts)?;
         let mut steps = Vec::new();

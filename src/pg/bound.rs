@@ -1,8 +1,9 @@
 //! A partition's bound as the catalog holds it (`pg_class.relpartbound`), without going through text.
 
 use pgrx::pg_sys::submodules::ffi::pg_guard_ffi_boundary;
-use pgrx::{FromDatum, IntoDatum, pg_sys};
+use pgrx::{FromDatum, pg_sys};
 
+use crate::domain::bound_text;
 use crate::domain::instant::Instant;
 use crate::domain::partition::{Bound, Extent, Range};
 
@@ -67,51 +68,30 @@ pub fn extent_of(relation: pg_sys::Oid) -> Option<Extent> {
     if is_null {
         return None;
     }
-    // SAFETY: the column is not null.
-    Some(unsafe { StoredBound::from_datum(bound) }.extent())
+    // SAFETY: the column is not null, and is a pg_node_tree, which has the layout of text; text_to_cstring copies it.
+    Some(parse(unsafe { pg_sys::text_to_cstring(bound.cast_mut_ptr()) }))
 }
 
-/// A `relpartbound` as the catalog stores it.
-pub struct StoredBound(*mut std::ffi::c_char);
-
-impl StoredBound {
-    /// # Safety
-    ///
-    /// `bound` is a value of `pg_class.relpartbound`.
-    unsafe fn from_datum(bound: pg_sys::Datum) -> Self {
-        // SAFETY: it is a pg_node_tree, which has the layout of text; text_to_cstring copies it.
-        Self(unsafe { pg_sys::text_to_cstring(bound.cast_mut_ptr()) })
-    }
-
-    /// What it says that the partition may hold.
-    #[must_use]
-    pub fn extent(&self) -> Extent {
-        // SAFETY: the text was written by nodeToString, and what it holds for a partition is a
-        // PartitionBoundSpec (catalog/heap.c, StorePartitionBound).
-        let spec = unsafe { &*pg_sys::stringToNode(self.0).cast::<pg_sys::PartitionBoundSpec>() };
-        extent(spec)
-    }
+/// What a `relpartbound` says, by PostgreSQL's own reader.
+fn parse(text: *mut std::ffi::c_char) -> Extent {
+    // SAFETY: the text was written by nodeToString, and what it holds for a partition is a
+    // PartitionBoundSpec (catalog/heap.c, StorePartitionBound).
+    let spec = unsafe { &*pg_sys::stringToNode(text).cast::<pg_sys::PartitionBoundSpec>() };
+    extent(spec)
 }
 
-impl FromDatum for StoredBound {
-    unsafe fn from_polymorphic_datum(
-        datum: pg_sys::Datum,
-        is_null: bool,
-        type_oid: pg_sys::Oid,
-    ) -> Option<Self> {
-        let is_bound = !is_null && type_oid == pg_sys::PG_NODE_TREEOID;
-        // SAFETY: a query of ours gives a pg_node_tree for relpartbound alone.
-        is_bound.then(|| unsafe { Self::from_datum(datum) })
-    }
-}
-
-impl IntoDatum for StoredBound {
-    fn into_datum(self) -> Option<pg_sys::Datum> {
-        None
-    }
-
-    fn type_oid() -> pg_sys::Oid {
-        pg_sys::PG_NODE_TREEOID
+/// What a `relpartbound` says, quickly where it is a usual one.
+///
+/// # Safety
+///
+/// `bound` is a value of `pg_class.relpartbound`, not null, and lives during the call.
+pub unsafe fn stored_extent(bound: pg_sys::Datum) -> Extent {
+    // SAFETY: as the caller promises; a pg_node_tree has the layout of text.
+    let text = unsafe { <&str>::from_datum(bound, false) };
+    match text.and_then(bound_text::read) {
+        Some(range) => Extent::Range(range),
+        // SAFETY: as above; text_to_cstring copies it.
+        None => parse(unsafe { pg_sys::text_to_cstring(bound.cast_mut_ptr()) }),
     }
 }
 

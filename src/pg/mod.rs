@@ -2,7 +2,8 @@
 //!
 //! pgrx turns an error that PostgreSQL raises into an unwinding of the Rust stack, so guards with
 //! `Drop` are sound across calls through `pgrx::pg_sys`. Symbols that pgrx does not wrap are declared in
-//! [`process`], where they never raise, and in [`bound`] and [`expression`], where the call is guarded.
+//! [`process`], where they never raise, and in [`bound`] and [`expression`], where the call is guarded; catalogs that it does not know are in
+//! [`inheritance`].
 
 pub mod board;
 pub mod bound;
@@ -11,6 +12,7 @@ pub mod drop_database;
 pub mod expression;
 pub mod guc;
 pub mod identity;
+pub mod inheritance;
 pub mod lock;
 pub mod process;
 pub mod result_set;

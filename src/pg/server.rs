@@ -110,3 +110,20 @@ pub fn now_us() -> i64 {
     // SAFETY: reads the clock.
     unsafe { pg_sys::GetCurrentTimestamp() }
 }
+
+/// When the current transaction began (`now()`), in microseconds of PostgreSQL's epoch.
+#[must_use]
+pub fn transaction_start_us() -> i64 {
+    // SAFETY: reads a variable of this backend.
+    unsafe { pg_sys::GetCurrentTransactionStartTimestamp() }
+}
+
+/// The name of a role; `None` where it is gone.
+#[must_use]
+pub fn role_name(role: pg_sys::Oid) -> Option<String> {
+    // SAFETY: the result is null or a palloc'd C string, which is copied.
+    unsafe {
+        let name = pg_sys::GetUserNameFromId(role, true);
+        (!name.is_null()).then(|| std::ffi::CStr::from_ptr(name).to_string_lossy().into_owned())
+    }
+}

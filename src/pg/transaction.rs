@@ -56,6 +56,9 @@ const END_AFTER_MS: c_int = 5_000;
 /// How long a command at the top level may take, in milliseconds: less than the 5 s that DROP DATABASE waits.
 const COMMAND_LIMIT_MS: c_int = 3_000;
 
+/// How long such a command may wait for one lock, in milliseconds.
+pub const COMMAND_LOCK_LIMIT_MS: c_int = COMMAND_LIMIT_MS - 500;
+
 /// Runs `step` in a transaction of its own, with a snapshot: committed where it gives `Ok`, aborted
 /// where it gives `Err`, the server raises an error, or Rust code panics.
 ///

@@ -5,9 +5,10 @@ use pgrx::prelude::*;
 
 use super::{Random, run, text, texts};
 use crate::db::calendar;
+use crate::domain::bound_text;
 use crate::domain::instant::Instant;
 use crate::domain::partition::Extent;
-use crate::pg::{bound, time_zone};
+use crate::pg::{bound, inheritance, time_zone};
 
 pub fn are_read_as_postgresql_writes_them() {
     run("SET TimeZone = 'UTC';
@@ -49,6 +50,15 @@ pub fn are_read_as_postgresql_writes_them() {
     assert_eq!(bound::extent_of(Oid::from(4_000_000_000)), None, "no relation");
     assert!(matches!(extent("two_keys_1"), Some(Extent::Unreadable(_))));
     assert!(matches!(extent("number_key_1"), Some(Extent::Unreadable(_))));
+    // The quick reader reads what is usual, and the scan gives the same as the system cache for all.
+    let usual = text("SELECT relpartbound::text FROM pg_class WHERE relname = 'log_5'");
+    assert_eq!(bound_text::read(&usual).map(Extent::Range), extent("log_5"));
+    let log = Spi::get_one::<Oid>("SELECT 'log'::regclass::oid").unwrap().unwrap();
+    let children = inheritance::children(log);
+    assert_eq!(children.len(), bounds.len() + 1);
+    for child in children {
+        assert_eq!(Some(child.extent), bound::extent_of(child.oid), "{:?}", child.name);
+    }
 }
 
 pub fn clocks_agree_with_postgresql() {

@@ -17,7 +17,9 @@ use crate::domain::retry::Outcome;
 use crate::error::{Error, Result};
 use crate::lifecycle::context::{self, Context};
 use crate::pg::process::{self, OnCancel};
-use crate::pg::transaction::{Home, attempt, attempt_command, attempt_long, pin_settings};
+use crate::pg::transaction::{
+    COMMAND_LOCK_LIMIT_MS, Home, attempt, attempt_command, attempt_long, pin_settings,
+};
 use crate::pg::{board, server};
 use crate::settings::Settings;
 
@@ -87,6 +89,12 @@ impl Pass {
         attempt_long(&self.home, work)
     }
 
+    /// How long a command at the top level waits for a lock, in milliseconds: less than it may take at all, so that it
+    /// says what it has waited for.
+    pub fn command_lock_timeout_ms(&self) -> i32 {
+        self.settings.lock_timeout_ms.min(COMMAND_LOCK_LIMIT_MS)
+    }
+
     /// A command at the top level: settings pinned, as `role`; `first` is done in the transaction in which it begins.
     pub fn command(
         &self,
@@ -95,7 +103,7 @@ impl Pass {
         command: &CStr,
         first: impl FnOnce() -> Result<()>,
     ) -> Result<()> {
-        pin_settings(self.settings.lock_timeout_ms);
+        pin_settings(self.command_lock_timeout_ms());
         process::report_activity(true, activity);
         attempt_command(&self.home, role, command, first)
     }
@@ -169,7 +177,7 @@ impl Look {
             Err(error) => return Err(error),
         };
         let context = Context { extension, table, policy };
-        let facts = context.facts_in_snapshot()?;
+        let facts = context.facts_without_names()?;
         Ok(Some(Self { context, facts }))
     }
 }

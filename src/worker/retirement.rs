@@ -153,7 +153,7 @@ fn waited_in_vain(pass: &Pass, partition: &Retirement) -> Error {
     });
     let (relation, blockers) =
         found.ok().flatten().unwrap_or_else(|| (partition.name.clone(), Vec::new()));
-    Error::LockTimeout { relation, budget_ms: pass.settings.lock_timeout_ms, blockers }
+    Error::LockTimeout { relation, budget_ms: pass.command_lock_timeout_ms(), blockers }
 }
 
 /// Whether we have detached it.
