@@ -51,6 +51,10 @@ COMMENT ON FUNCTION @extschema@.get_workflow_run_events(uuid, timestamptz, times
     'the events of a run in order, within bounds that are both included';
 GRANT EXECUTE ON FUNCTION @extschema@.get_workflow_run_events(uuid, timestamptz, timestamptz) TO PUBLIC;
 
+COMMENT ON FUNCTION @extschema@.explain_workflow_run_events(uuid, timestamptz, timestamptz) IS
+    'what get_workflow_run_events does with each partition: skipped, no hit, native with the number of events, or query and why';
+GRANT EXECUTE ON FUNCTION @extschema@.explain_workflow_run_events(uuid, timestamptz, timestamptz) TO PUBLIC;
+
 COMMENT ON FUNCTION @extschema@.plan_workflow_events_maintenance() IS
     'what maintenance would do now: a row a step, with locks and who is in the way';
 
@@ -84,7 +88,7 @@ BEGIN
         WHERE d.classid = 'pg_catalog.pg_proc'::regclass::oid
           AND d.refclassid = 'pg_catalog.pg_extension'::regclass::oid AND d.deptype = 'e'
           AND p.proname NOT IN ('get_workflow_run_events', 'get_workflow_events_partition_stats',
-                                'workflow_events_coverage')
+                                'explain_workflow_run_events', 'workflow_events_coverage')
           AND a.grantee <> p.proowner
     LOOP
         EXECUTE pg_catalog.format('REVOKE ALL ON FUNCTION %s FROM %s', entry.signature,

@@ -1,8 +1,10 @@
 //! Compares with other ways to do the same, on one server, in one run, alternating; writes a table.
 //!
 //! A run in which something is not as it should be (a partition that was not made, a row that is gone) panics
-//! and reports nothing. A run that was made shorter prints its report, and leaves the kept one alone.
+//! and reports nothing. A run of some parts alone
+//! replaces their sections in the kept report; one that was made shorter leaves it alone.
 
+mod count;
 mod idle;
 mod options;
 mod replay;
@@ -38,14 +40,25 @@ fn main() {
     if options.has("replay") {
         replay::compare(&server, &mut text);
     }
-    print!("{text}");
-    if options.is_full() {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/results.md");
-        if let Err(error) = std::fs::write(path, text) {
-            panic!("could not write {path}: {error}");
-        }
-    } else {
-        println!("\n(made shorter by BENCH_…, so bench/results.md is as it was)");
+    if options.has("count") {
+        count::compare(&server, &mut text);
     }
+    print!("{text}");
+    keep(&text, &options);
     server.stop(process::Mode::Fast);
+}
+
+/// Writes the results into the kept ones, where they may stand there.
+fn keep(text: &str, options: &Options) {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/results.md");
+    let earlier = std::fs::read_to_string(path).unwrap_or_default();
+    let merged = report::merge(&earlier, text, options.is_every_part());
+    match merged.filter(|_| options.may_replace()) {
+        Some(merged) => {
+            if let Err(error) = std::fs::write(path, merged) {
+                panic!("could not write {path}: {error}");
+            }
+        }
+        None => println!("\n(made shorter, or elsewhere, so bench/results.md is as it was)"),
+    }
 }

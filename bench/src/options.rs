@@ -1,6 +1,6 @@
 //! What is run: everything, unless environment variables ask for less.
 //!
-//! - `BENCH_PARTS`: some of `stall,cron,idle,replay`.
+//! - `BENCH_PARTS`: some of `stall,cron,idle,replay,count`.
 //! - `BENCH_ROUNDS`: how often each short combination is run (3). Combinations that hold a transaction for
 //!   half a minute or longer are run once.
 //! - `BENCH_HOLDS`: for how many seconds transactions are held (`6,60`).
@@ -8,7 +8,7 @@
 use std::env;
 use std::time::Duration;
 
-const PARTS: [&str; 4] = ["stall", "cron", "idle", "replay"];
+const PARTS: [&str; 5] = ["stall", "cron", "idle", "replay", "count"];
 const ROUNDS: usize = 3;
 const HOLDS: [u64; 2] = [6, 60];
 
@@ -54,9 +54,16 @@ impl Options {
         options
     }
 
-    /// Whether nothing was left out, so that the results may replace earlier ones.
-    pub fn is_full(&self) -> bool {
-        *self == Self::full()
+    /// Whether the parts that are run are run in full, so that their results may replace earlier ones.
+    pub fn may_replace(&self) -> bool {
+        let full = Self::full();
+        // These two make one section.
+        let is_divided = self.has("stall") != self.has("cron");
+        self.rounds == full.rounds && self.holds == full.holds && !is_divided
+    }
+
+    pub fn is_every_part(&self) -> bool {
+        PARTS.iter().all(|part| self.has(part))
     }
 
     pub fn has(&self, part: &str) -> bool {

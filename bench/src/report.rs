@@ -23,6 +23,30 @@ pub fn head(server: &Server) -> String {
     head
 }
 
+/// Earlier results with the sections of new ones in the place of their own; `None` where they were made on another machine
+/// or with other versions, so that they can't stand beside each other. Results of every part replace all.
+pub fn merge(earlier: &str, new: &str, is_every_part: bool) -> Option<String> {
+    let sections = |text: &str| -> Vec<String> {
+        text.split("\n## ").map(|section| section.trim_end().to_owned()).collect()
+    };
+    let title = |section: &str| section.lines().next().unwrap_or_default().to_owned();
+    let (mut kept, mut new) = (sections(earlier), sections(new));
+    if is_every_part {
+        kept.clear();
+    } else if kept.first() != new.first() {
+        return None;
+    } else {
+        new.remove(0);
+    }
+    for section in new {
+        match kept.iter_mut().find(|other| title(other) == title(&section)) {
+            Some(other) => *other = section,
+            None => kept.push(section),
+        }
+    }
+    Some(kept.join("\n\n## ") + "\n")
+}
+
 /// The version of an extension that a database has.
 pub fn extension(server: &Server, database: &str, name: &str) -> String {
     server
@@ -59,4 +83,20 @@ pub fn table(report: &mut String, columns: &[&str]) {
 /// A row of a Markdown table.
 pub fn row(report: &mut String, cells: &[String]) {
     let _ = writeln!(report, "| {} |", cells.join(" | "));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::merge;
+
+    #[test]
+    fn sections_replace_their_own() {
+        let earlier = "# Results\n\n- machine\n\n## One\n\n1\n\n### More\n\n## Two\n\n2\n";
+        let new = "# Results\n\n- machine\n\n## Two\n\n3\n\n## Three\n\n4\n";
+        let merged =
+            "# Results\n\n- machine\n\n## One\n\n1\n\n### More\n\n## Two\n\n3\n\n## Three\n\n4\n";
+        assert_eq!(merge(earlier, new, false).as_deref(), Some(merged));
+        assert_eq!(merge(earlier, new, true).as_deref(), Some(new));
+        assert_eq!(merge(earlier, &new.replace("machine", "other"), false), None);
+    }
 }

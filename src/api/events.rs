@@ -34,7 +34,7 @@ fn get_workflow_run_events(
 }
 
 /// Each partition with its dates, its exact number of rows and its size, in the order of their ranges.
-/// Needs SELECT on every partition. Counts what there is when it runs, in one snapshot a partition.
+/// Needs SELECT on every partition. Counts what the calling statement sees, in the partitions that there are when it runs.
 ///
 /// # Errors
 ///

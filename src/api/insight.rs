@@ -1,11 +1,13 @@
-//! Functions that show what maintenance would do, and how far the partitions reach.
+//! Functions that show what maintenance would do, how far the partitions reach, and how a replay reads them.
 
+use pgrx::Uuid;
 use pgrx::datum::TimestampWithTimeZone;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use crate::lifecycle::coverage::timestamp_of;
 use crate::lifecycle::{coverage, plan};
+use crate::read::run_events::explain;
 use crate::settings::Settings;
 
 /// What maintenance would do now: a row a step, in the order in which it would be done, with the range, the
@@ -93,4 +95,49 @@ fn workflow_events_coverage() -> Result<
         hole.map(|hole| hole.upper).and_then(timestamp_of),
         found.runway.and_then(|periods| i32::try_from(periods).ok()),
     )))
+}
+
+/// What `get_workflow_run_events` does with each partition for the same arguments, in the order of their ranges: `skipped`
+/// by its bounds; `no hit` in its index; `native`, read without a query, with the number of events; or `query`, with the
+/// reason why. It reads the events to find out.
+///
+/// # Errors
+///
+/// 42P01 where there is no `workflow_events`.
+#[pg_extern(stable, parallel_unsafe)]
+#[search_path(pg_catalog, pg_temp)]
+#[expect(
+    clippy::type_complexity,
+    reason = "the columns of a SQL function are spelled out in its type"
+)]
+fn explain_workflow_run_events(
+    p_run_id: Option<Uuid>,
+    p_start_ts: default!(Option<TimestampWithTimeZone>, "NULL"),
+    p_end_ts: default!(Option<TimestampWithTimeZone>, "NULL"),
+) -> Result<
+    TableIterator<
+        'static,
+        (
+            name!(partition_name, String),
+            name!(range_start, Option<TimestampWithTimeZone>),
+            name!(range_end, Option<TimestampWithTimeZone>),
+            name!(access, &'static str),
+            name!(events, Option<i64>),
+            name!(reason, Option<String>),
+        ),
+    >,
+    ErrorReport,
+> {
+    let lines = explain::explain(p_run_id, p_start_ts, p_end_ts)?;
+    Ok(TableIterator::new(lines.into_iter().map(|line| {
+        let (start, end) = line.range.map(|range| (range.lower, range.upper)).unzip();
+        (
+            line.partition,
+            start.and_then(timestamp_of),
+            end.and_then(timestamp_of),
+            line.access,
+            line.events,
+            line.reason,
+        )
+    })))
 }

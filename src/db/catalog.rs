@@ -197,6 +197,17 @@ pub fn heap_bytes(table: Oid) -> Result<i64> {
     Ok(query::read_one(sql, &[table.into()], |row| row.get(1))?.unwrap_or(0))
 }
 
+/// The sizes of tables with their partitions, indexes and TOAST, in the order in which they are given: in bytes, and the
+/// same for people.
+pub fn sizes(tables: &[Oid]) -> Result<Vec<(i64, String)>> {
+    let sql = "SELECT size.bytes, pg_catalog.pg_size_pretty(size.bytes) \
+               FROM pg_catalog.unnest($1) WITH ORDINALITY AS t (relid, n), \
+               LATERAL (SELECT coalesce(pg_catalog.sum(pg_catalog.pg_total_relation_size(p.relid)), 0)::bigint AS bytes \
+                        FROM pg_catalog.pg_partition_tree(t.relid) p) size \
+               ORDER BY t.n";
+    query::read(sql, &[tables.to_vec().into()], |row| Ok((row.get(1)?, row.get(2)?)))
+}
+
 /// How many rows a table and its partitions hold as the planner estimates it, and their size with indexes and
 /// TOAST in bytes; each `None` where it is not known, as while somebody has it locked.
 pub fn estimates(table: Oid) -> Result<(Option<i64>, Option<i64>)> {

@@ -4,7 +4,7 @@
 use pgrx::pg_sys;
 
 use crate::domain::partition::Extent;
-use crate::pg::bound;
+use crate::pg::{bound, version};
 
 /// `pg_inherits` as `pg_sys` doesn't have it (src/include/catalog/pg_inherits.h, alike in 15 to 18).
 mod c {
@@ -51,17 +51,32 @@ pub fn children(parent: pg_sys::Oid) -> Vec<Child> {
     rows.find(parent);
     let mut children = Vec::new();
     while let Some(row) = rows.next() {
-        // SAFETY: the row is of pg_inherits, whose columns are all fixed and not null, so that the struct is its layout.
-        let (oid, detach_pending) = unsafe {
-            let row = pg_sys::GETSTRUCT(row).cast::<c::Inherits>();
-            ((*row).inhrelid, (*row).inhdetachpending)
-        };
+        let (oid, detach_pending) = link(row);
         partition.find(oid);
         if let Some(row) = partition.next() {
             children.extend(child(oid, detach_pending, row, &class));
         }
     }
     children
+}
+
+/// The OIDs of what inherits from `parent` now: the partitions of a table, or of an index.
+#[must_use]
+pub fn child_oids(parent: pg_sys::Oid) -> Vec<pg_sys::Oid> {
+    let inherits = Catalog::open(c::INHERITS, c::INHERITS_PARENT_INDEX);
+    let snapshot = CatalogSnapshot::take();
+    let mut rows = Scan::begin(&inherits, &snapshot);
+    rows.find(parent);
+    std::iter::from_fn(|| rows.next().map(|row| link(row).0)).collect()
+}
+
+/// What a row of `pg_inherits` says: the child, and whether it is being detached.
+fn link(row: pg_sys::HeapTuple) -> (pg_sys::Oid, bool) {
+    // SAFETY: the row is of pg_inherits, whose columns are all fixed and not null, so that the struct is its layout.
+    unsafe {
+        let row = pg_sys::GETSTRUCT(row).cast::<c::Inherits>();
+        ((*row).inhrelid, (*row).inhdetachpending)
+    }
 }
 
 fn child(
@@ -152,14 +167,7 @@ impl<'a> Scan<'a> {
         // the slot are freed by Drop.
         unsafe {
             let slot = pg_sys::table_slot_create(catalog.table, std::ptr::null_mut());
-            let snapshot = snapshot.0;
-            #[cfg(not(feature = "pg18"))]
-            let scan = pg_sys::index_beginscan(catalog.table, catalog.index, snapshot, 1, 0);
-            #[cfg(feature = "pg18")]
-            let scan = {
-                let instrument = std::ptr::null_mut();
-                pg_sys::index_beginscan(catalog.table, catalog.index, snapshot, instrument, 1, 0)
-            };
+            let scan = version::index_beginscan(catalog.table, catalog.index, snapshot.0, 1);
             Self { scan, slot, catalog: std::marker::PhantomData }
         }
     }

@@ -3,11 +3,14 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::ffi::{CString, c_char};
+use std::ffi::{CStr, CString, c_char};
 
 use pgrx::pg_sys;
 
 use crate::error::{Error, Result};
+use crate::pg::relation::Relation;
+use crate::pg::run_index::RowRef;
+use crate::pg::version;
 
 /// A parameter of the query.
 #[derive(Clone, Copy)]
@@ -87,23 +90,146 @@ fn plan(query: &str, parameters: &[Parameter]) -> Result<pg_sys::SPIPlanPtr> {
     Ok(plan)
 }
 
-/// Runs `query`, read only and under the caller's snapshot, and gives its rows as the result of the
-/// function called through `call`. The columns must be exactly those that the function declares.
-///
-/// # Safety
-///
-/// `call` must be the call that the server makes now, of a function that is declared to return a set.
-pub unsafe fn return_query(
-    call: pg_sys::FunctionCallInfo,
-    query: &str,
-    parameters: &[Parameter],
-) -> Result<()> {
-    // SAFETY: `call` is the current call of a set-returning function, as this function requires; the
-    // server raises an error where the caller takes no set.
-    let store = unsafe {
-        pg_sys::InitMaterializedSRF(call, 0);
-        (*(*call).resultinfo.cast::<pg_sys::ReturnSetInfo>()).setResult
-    };
+/// How many columns a projection has: those of an event.
+const COLUMNS: usize = 6;
+
+/// The result of a set-returning function, which spills to disk where it is large.
+pub struct ResultSet {
+    store: *mut pg_sys::Tuplestorestate,
+    row_type: pg_sys::TupleDesc,
+}
+
+impl ResultSet {
+    /// Begins the result of the function that is called through `call`.
+    ///
+    /// # Safety
+    ///
+    /// `call` must be the call that the server makes now, of a function that is declared to return a set; the result lives
+    /// as long as it.
+    pub unsafe fn begin(call: pg_sys::FunctionCallInfo) -> Self {
+        // SAFETY: as this function requires; the server raises an error where the caller takes no set.
+        unsafe {
+            pg_sys::InitMaterializedSRF(call, 0);
+            let result = (*call).resultinfo.cast::<pg_sys::ReturnSetInfo>();
+            Self { store: (*result).setResult, row_type: (*result).setDesc }
+        }
+    }
+
+    /// A result that nobody gets, of rows with these columns.
+    #[must_use]
+    pub fn scratch(columns: &[(&CStr, pg_sys::Oid)]) -> Self {
+        // SAFETY: the row type has a column for each; names are copied; store and row type go with their memory
+        // context, at the end of the call at the latest, and the store's files with the transaction.
+        unsafe {
+            let row_type = pg_sys::CreateTemplateTupleDesc(columns.len() as i32);
+            for ((name, type_oid), number) in columns.iter().zip(1..) {
+                pg_sys::TupleDescInitEntry(row_type, number, name.as_ptr(), *type_oid, -1, 0);
+            }
+            let store = pg_sys::tuplestore_begin_heap(false, false, pg_sys::work_mem);
+            Self { store, row_type }
+        }
+    }
+
+    /// Takes back all rows.
+    pub fn clear(&mut self) {
+        // SAFETY: the store is the result's.
+        unsafe { pg_sys::tuplestore_clear(self.store) }
+    }
+
+    /// Where the result's columns stand in a table, by their names; `None` where one of them has another type there, or
+    /// is missing though it is not `may_be_missing`.
+    #[must_use]
+    pub fn projection(&self, table: &Relation, may_be_missing: &CStr) -> Option<Projection> {
+        let mut columns = [None; COLUMNS];
+        // SAFETY: the result's row type lives as long as the call; each column read is one of it, and a name is a C string
+        // within its 64 bytes.
+        unsafe {
+            if (*self.row_type).natts as usize != COLUMNS {
+                return None;
+            }
+            for (i, column) in columns.iter_mut().enumerate() {
+                let wanted = &*version::attribute(self.row_type, i);
+                let name = CStr::from_ptr((&raw const wanted.attname.data).cast());
+                *column = match table.column(name) {
+                    Some((number, given)) if is_same(given, wanted.atttypid) => Some(number),
+                    None if name == may_be_missing => None,
+                    _ => return None,
+                };
+            }
+        }
+        Some(Projection(columns))
+    }
+
+    /// Adds a row of the table that the projection was made for.
+    pub fn put(&mut self, from: RowRef, projection: &Projection) {
+        let (mut values, mut nulls) = projection.apply(from);
+        // SAFETY: there is a value of its type for each column (`projection`); they are copied.
+        unsafe {
+            let (values, nulls) = (values.as_mut_ptr(), nulls.as_mut_ptr());
+            pg_sys::tuplestore_putvalues(self.store, self.row_type, values, nulls);
+        }
+    }
+
+    /// Makes a row that is to be added later ([`ResultSet::put_row`]).
+    #[must_use]
+    pub fn row(&self, from: RowRef, projection: &Projection) -> Row {
+        let (mut values, mut nulls) = projection.apply(from);
+        // SAFETY: as for `put`.
+        Row(unsafe {
+            pg_sys::heap_form_tuple(self.row_type, values.as_mut_ptr(), nulls.as_mut_ptr())
+        })
+    }
+
+    /// Adds a row that was made before.
+    pub fn put_row(&mut self, row: Row) {
+        // SAFETY: the row is of the result's type, and is copied.
+        unsafe { pg_sys::tuplestore_puttuple(self.store, row.0) }
+    }
+}
+
+/// Whether values of one type are values of the other as they are.
+fn is_same(given: pg_sys::Oid, wanted: pg_sys::Oid) -> bool {
+    given == wanted || (given == pg_sys::VARCHAROID && wanted == pg_sys::TEXTOID)
+}
+
+/// Where the columns of a result stand in a table.
+pub struct Projection([Option<i16>; COLUMNS]);
+
+impl Projection {
+    /// The values for the result's columns, and which of them are null.
+    fn apply(&self, row: RowRef) -> ([pg_sys::Datum; COLUMNS], [bool; COLUMNS]) {
+        row.unpack(self.0.iter().flatten().copied().max().unwrap_or(0));
+        let values = self.0.map(|column| column.and_then(|number| row.get(number)));
+        let datums = values.map(|value| value.unwrap_or(pg_sys::Datum::null()));
+        (datums, values.map(|value| value.is_none()))
+    }
+}
+
+/// A row that is not in the result yet.
+pub struct Row(pg_sys::HeapTuple);
+
+impl Row {
+    /// How much memory it takes, in bytes.
+    #[must_use]
+    pub const fn bytes(&self) -> usize {
+        // SAFETY: the tuple lives as long as this.
+        unsafe { (*self.0).t_len as usize }
+    }
+}
+
+impl Drop for Row {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            // SAFETY: made by heap_form_tuple, freed once; after an error its memory goes with its context.
+            unsafe { pg_sys::heap_freetuple(self.0) }
+        }
+    }
+}
+
+/// Runs `query`, read only and under the caller's snapshot, and adds its rows to a result. The columns must be exactly
+/// the result's.
+pub fn put_query(result: &mut ResultSet, query: &str, parameters: &[Parameter]) -> Result<()> {
+    let store = result.store;
     let connection = Connection::open()?;
     let plan = plan(query, parameters)?;
     let mut values: Vec<pg_sys::Datum> = parameters.iter().map(|p| p.value).collect();

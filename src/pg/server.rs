@@ -127,3 +127,8 @@ pub fn role_name(role: pg_sys::Oid) -> Option<String> {
         (!name.is_null()).then(|| std::ffi::CStr::from_ptr(name).to_string_lossy().into_owned())
     }
 }
+
+/// Ends the call with an error where somebody has asked for that: a cancel, a shutdown, a time limit.
+pub fn check_for_interrupts() {
+    pgrx::check_for_interrupts!();
+}

@@ -8,6 +8,7 @@
 )]
 
 mod bounds;
+mod counts;
 mod isolation;
 mod plans;
 mod reads;
@@ -17,7 +18,7 @@ use pgrx::prelude::*;
 /// The in-server tests; pgrx runs each in a transaction that is rolled back.
 #[pg_schema]
 mod tests {
-    use super::{bounds, isolation, plans, reads};
+    use super::{bounds, counts, isolation, plans, reads};
     use pgrx::prelude::*;
 
     #[pg_test]
@@ -48,6 +49,41 @@ mod tests {
     #[pg_test]
     fn replays_equal_the_plain_query() {
         reads::replays_equal_the_plain_query();
+    }
+
+    #[pg_test]
+    fn only_an_index_that_gives_all_rows_in_order_is_used() {
+        reads::only_an_index_that_gives_all_rows_in_order_is_used();
+    }
+
+    #[pg_test]
+    fn counts_equal_the_plain_query() {
+        reads::counts_equal_the_plain_query();
+    }
+
+    #[pg_test]
+    fn native_counts_equal_the_plain_query() {
+        counts::equal_the_plain_query();
+    }
+
+    #[pg_test]
+    fn counts_bite_where_a_stale_map_is_trusted() {
+        counts::bite_where_a_stale_map_is_trusted();
+    }
+
+    #[pg_test]
+    fn counts_bite_where_posting_lists_are_ignored() {
+        counts::bite_where_posting_lists_are_ignored();
+    }
+
+    #[pg_test]
+    fn counts_use_complete_indexes_alone() {
+        counts::use_complete_indexes_alone();
+    }
+
+    #[pg_test]
+    fn counts_are_left_to_the_query_where_it_would_do_more() {
+        counts::are_left_to_the_query_where_it_would_do_more();
     }
 
     #[pg_test]

@@ -4,10 +4,11 @@ use chrono::{NaiveDateTime, NaiveTime};
 use pgrx::datum::Date;
 
 use crate::db::ident::Qualified;
-use crate::db::{calendar, catalog, policy, query};
+use crate::db::{calendar, catalog, policy};
 use crate::domain::partition::{Bound, Partition};
 use crate::error::Result;
 use crate::pg::{bound, lock, time_zone};
+use crate::read::partition_count;
 
 /// One partition, counted.
 #[derive(Debug)]
@@ -37,39 +38,37 @@ pub fn all() -> Result<Vec<Stats>> {
     let zone = policy::load()?.time_zone;
     let mut partitions = catalog::partitions(&table)?;
     partitions.sort_by_key(|partition| (partition.range().is_none(), partition.range()));
-    let mut stats = Vec::new();
+    let mut counted = Vec::new();
     for partition in &partitions {
         let oid = pgrx::pg_sys::Oid::from(partition.oid);
         // As a reader waits for whoever drops it; then it may be gone, which is no error of whoever counts.
         lock::relation(oid, lock::Mode::AccessShare);
         if bound::parent_of(oid) == Some(table.oid) {
-            stats.push(count(partition, &zone)?);
+            counted.push((partition, oid, count(partition, oid)?));
         }
     }
-    Ok(stats)
+    let oids: Vec<_> = counted.iter().map(|(_, oid, _)| *oid).collect();
+    let sizes = catalog::sizes(&oids)?;
+    let stats = counted.into_iter().zip(sizes).map(|((partition, _, rows), (bytes, pretty))| {
+        let range = partition.range();
+        Stats {
+            name: partition.name.clone(),
+            start: range.map(|range| date_of(range.lower, &zone, false)),
+            end: range.map(|range| date_of(range.upper, &zone, true)),
+            rows,
+            bytes,
+            pretty,
+        }
+    });
+    Ok(stats.collect())
 }
 
-fn count(partition: &Partition, zone: &str) -> Result<Stats> {
-    let name = Qualified { schema: &partition.schema, name: &partition.name };
-    // A partition that is partitioned itself is as large as its leaves.
-    let sql = format!(
-        "SELECT (SELECT pg_catalog.count(*) FROM {name}), bytes, pg_catalog.pg_size_pretty(bytes) \
-         FROM (SELECT pg_catalog.sum(pg_catalog.pg_total_relation_size(relid))::bigint AS bytes \
-               FROM pg_catalog.pg_partition_tree($1)) size"
-    );
-    let oid = pgrx::pg_sys::Oid::from(partition.oid);
-    let (rows, bytes, pretty) =
-        query::read_one(&sql, &[oid.into()], |row| Ok((row.get(1)?, row.get(2)?, row.get(3)?)))?
-            .unwrap_or_default();
-    let range = partition.range();
-    Ok(Stats {
-        name: partition.name.clone(),
-        start: range.map(|range| date_of(range.lower, zone, false)),
-        end: range.map(|range| date_of(range.upper, zone, true)),
-        rows,
-        bytes,
-        pretty,
-    })
+/// Natively, where that gives what the query gives.
+fn count(partition: &Partition, oid: pgrx::pg_sys::Oid) -> Result<i64> {
+    match partition_count::native(oid).map(i64::try_from) {
+        Some(Ok(rows)) => Ok(rows),
+        _ => catalog::count_rows(Qualified { schema: &partition.schema, name: &partition.name }),
+    }
 }
 
 /// The date of a bound; an upper bound within a day belongs to the next one, which it doesn't reach.
