@@ -21,8 +21,7 @@ pub fn indexes_of(table: &Relation) -> Vec<pg_sys::Oid> {
 /// # Safety
 ///
 /// The row is one of `pg_index`.
-#[must_use]
-pub unsafe fn has_no_predicate(row: pg_sys::HeapTuple) -> bool {
+unsafe fn has_no_predicate(row: pg_sys::HeapTuple) -> bool {
     // SAFETY: as this function requires; the column may be null, and no row descriptor is needed for that.
     unsafe {
         pg_sys::heap_attisnull(row, pg_sys::Anum_pg_index_indpred as i32, std::ptr::null_mut())
@@ -35,8 +34,7 @@ pub unsafe fn has_no_predicate(row: pg_sys::HeapTuple) -> bool {
 /// # Safety
 ///
 /// The row is one of a catalog.
-#[must_use]
-pub unsafe fn was_made_before_our_snapshots(row: pg_sys::HeapTuple) -> bool {
+unsafe fn was_made_before_our_snapshots(row: pg_sys::HeapTuple) -> bool {
     // SAFETY: as this function requires; a row in a table has a heap header with xmin.
     unsafe {
         let header = &*(*row).t_data;
@@ -48,7 +46,8 @@ pub unsafe fn was_made_before_our_snapshots(row: pg_sys::HeapTuple) -> bool {
 }
 
 /// Whether an index is a B-tree with an entry for each row of the table that our snapshots see.
-fn is_complete(index: &Relation, table: pg_sys::Oid) -> bool {
+#[must_use]
+pub fn is_complete(index: &Relation, table: pg_sys::Oid) -> bool {
     let class = index.class();
     if class.relkind.cast_unsigned() != pg_sys::RELKIND_INDEX || class.relam != pg_sys::BTREE_AM_OID
     {

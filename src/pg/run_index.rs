@@ -8,7 +8,7 @@ use pgrx::pg_sys;
 use pgrx::prelude::*;
 
 use crate::domain::instant::Instant;
-use crate::pg::index::{has_no_predicate, indexes_of, was_made_before_our_snapshots};
+use crate::pg::index::{indexes_of, is_complete};
 use crate::pg::relation::Relation;
 use crate::pg::{inheritance, version};
 
@@ -166,28 +166,19 @@ fn key_of(index: pg_sys::Oid) -> Option<(pg_sys::Oid, [i16; 2])> {
 
 /// Whether an index gives all rows of a run in the order of `ts`.
 fn is_usable(index: &Relation, table: pg_sys::Oid, columns: [i16; 2]) -> bool {
-    let class = index.class();
-    if class.relkind.cast_unsigned() != pg_sys::RELKIND_INDEX || class.relam != pg_sys::BTREE_AM_OID
-    {
-        return false;
-    }
-    // SAFETY: an open index has its row of pg_index, and for each of its key columns, of which there are at least two,
-    // a number, an operator family and options.
-    unsafe {
-        let raw = &*index.raw();
-        let row = &*raw.rd_index;
-        let numbers = (&raw const row.indkey.values).cast::<i16>();
-        row.indrelid == table
-            && row.indisvalid
-            && row.indisready
-            && row.indnkeyatts >= 2
-            && [*numbers, *numbers.add(1)] == columns
-            && [*raw.rd_indoption, *raw.rd_indoption.add(1)] == [0, 0]
-            && [(*raw.rd_opfamily).to_u32(), (*raw.rd_opfamily.add(1)).to_u32()]
-                == [UUID_OPS, DATETIME_OPS]
-            && has_no_predicate(raw.rd_indextuple)
-            && (!row.indcheckxmin || was_made_before_our_snapshots(raw.rd_indextuple))
-    }
+    // SAFETY: a B-tree that is open has its row of pg_index, and for each of its key columns, of which there are at least
+    // two, a number, an operator family and options.
+    is_complete(index, table)
+        && unsafe {
+            let raw = &*index.raw();
+            let row = &*raw.rd_index;
+            let numbers = (&raw const row.indkey.values).cast::<i16>();
+            row.indnkeyatts >= 2
+                && [*numbers, *numbers.add(1)] == columns
+                && [*raw.rd_indoption, *raw.rd_indoption.add(1)] == [0, 0]
+                && [(*raw.rd_opfamily).to_u32(), (*raw.rd_opfamily.add(1)).to_u32()]
+                    == [UUID_OPS, DATETIME_OPS]
+        }
 }
 
 /// What the index of a partition says of a run.
