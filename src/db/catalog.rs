@@ -6,7 +6,7 @@ use pgrx::pg_sys::{Oid, TIMESTAMPTZOID};
 
 use crate::db::ident::Qualified;
 use crate::db::query;
-use crate::domain::partition::{Kind, Partition};
+use crate::domain::partition::{Kind, Partition, RowSecurity};
 use crate::error::{Error, Result};
 use crate::pg::inheritance::{self, Child};
 use crate::pg::{server, subtransaction};
@@ -75,6 +75,11 @@ pub struct Table {
     pub owner: Oid,
     /// That role's name.
     pub owner_name: String,
+    /// Its row level security.
+    pub row_security: RowSecurity,
+    /// Whether it has an index, or had one (`pg_class.relhasindex`). One that never had is not ready: a restore makes
+    /// indexes after the data.
+    pub has_index: bool,
 }
 
 impl Table {
@@ -96,7 +101,8 @@ const NEEDED_COLUMNS: [&str; 5] = ["id", "run_id", "ts", "type", "payload"];
 pub fn find_events(extension: &Extension) -> Result<Option<Table>> {
     // Each pass of the worker asks this in a new process: functions of PostgreSQL would cost it more than the query.
     let sql = "SELECT c.oid, c.relkind, c.relowner, \
-                      p.partstrat = 'r' AND p.partnatts = 1 AND a.attname = 'ts', a.atttypid \
+                      p.partstrat = 'r' AND p.partnatts = 1 AND a.attname = 'ts', a.atttypid, \
+                      c.relhasindex, c.relrowsecurity, c.relforcerowsecurity \
                FROM pg_catalog.pg_class c \
                LEFT JOIN pg_catalog.pg_partitioned_table p ON p.partrelid = c.oid \
                LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum = p.partattrs[0] \
@@ -109,6 +115,8 @@ pub fn find_events(extension: &Extension) -> Result<Option<Table>> {
             schema_oid: extension.schema_oid,
             owner,
             owner_name: server::role_name(owner).unwrap_or_else(|| owner.to_u32().to_string()),
+            has_index: row.get(6)?,
+            row_security: RowSecurity { enabled: row.get(7)?, forced: row.get(8)? },
         };
         let kind = u8::try_from(row.get::<i8>(2)?).unwrap_or(0);
         Ok((table, kind, row.nullable::<bool>(4)?, row.nullable::<Oid>(5)?))
@@ -175,6 +183,7 @@ pub fn partitions(table: &Table) -> Result<Vec<Partition>> {
                 _ => Kind::Table,
             },
             detach_pending: child.detach_pending,
+            row_security: child.row_security,
         })
     };
     let children = inheritance::children(table.oid).into_iter();

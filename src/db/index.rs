@@ -48,12 +48,6 @@ pub fn on_columns(table: Oid, columns: &[&str]) -> Result<Vec<Index>> {
     })
 }
 
-/// Whether a table has any index. One without is not ready: a restore makes indexes after the data.
-pub fn exists_on(table: Oid) -> Result<bool> {
-    let sql = "SELECT EXISTS (SELECT FROM pg_catalog.pg_index WHERE indrelid = $1)";
-    Ok(query::read_one(sql, &[table.into()], |row| row.get(1))?.unwrap_or(false))
-}
-
 /// Builds a standard index on an ordinary table, or on a partitioned one with all its partitions.
 pub fn create(standard: &StandardIndex, table: Qualified) -> Result<()> {
     query::execute(&definition(standard, table, ""), &[])

@@ -8,11 +8,15 @@ use pgrx::datum::TimestampWithTimeZone;
 
 use crate::db::catalog::Extension;
 use crate::db::query;
+use crate::domain::queue::Task;
 use crate::error::{Error, Result};
 use crate::pg::{identity, server};
 
 /// How many entries are kept.
 const KEPT_ENTRIES: i64 = 1_000;
+
+/// How long an entry says how things are, in microseconds: twelve hours.
+const FRESH_US: i64 = 12 * 3_600 * 1_000_000;
 
 /// How an entry ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,7 +85,7 @@ impl Last {
 }
 
 /// What the ledger says of a worker's task.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct History {
     /// The last entry.
     pub last: Option<Last>,
@@ -91,24 +95,37 @@ pub struct History {
     pub crashed_s_ago: i64,
 }
 
-/// What the ledger says of a worker's task.
-pub fn history(task: &str) -> Result<History> {
-    // Newest first: an entry is a crash in a row where no entry that ended otherwise comes before it.
-    let sql = "SELECT l.status, l.details, \
-                      COALESCE(l.finished_at BETWEEN pg_catalog.clock_timestamp() - interval '12 hours' \
-                               AND pg_catalog.clock_timestamp(), false), \
-                      pg_catalog.date_part('epoch', pg_catalog.clock_timestamp() - l.started_at)::bigint \
-               FROM meshhook_events.maintenance_log l \
-               WHERE l.origin = 'worker' AND l.task = $1 ORDER BY l.id DESC LIMIT 100";
-    let entries = query::read(sql, &[task.into()], |row| {
-        let details = row.nullable::<JsonB>(2)?.map(|json| json.0).unwrap_or_default();
-        Ok((Last { status: row.get(1)?, details, is_fresh: row.get(3)? }, row.get::<i64>(4)?))
+/// What the ledger says of the tasks, in their order.
+pub fn histories() -> Result<[History; Task::ALL.len()]> {
+    // Each pass of the worker asks this in a new process: times are compared here, because each function and operator
+    // that a query names costs that process a look at the catalogs.
+    let sql = "SELECT t.task, l.status, l.details, l.started_at, l.finished_at \
+               FROM pg_catalog.unnest($1) t (task), \
+               LATERAL (SELECT * FROM meshhook_events.maintenance_log o \
+                        WHERE o.origin = 'worker' AND o.task = t.task ORDER BY o.id DESC LIMIT 100) l \
+               ORDER BY l.id DESC";
+    let tasks = Task::ALL.map(Task::as_str);
+    let now = server::now_us();
+    let age_us = |at: TimestampWithTimeZone| now.saturating_sub(at.into_inner());
+    let entries = query::read(sql, &[tasks.to_vec().into()], |row| {
+        let details = row.nullable::<JsonB>(3)?.map(|json| json.0).unwrap_or_default();
+        let finished_us_ago = row.nullable(5)?.map(age_us);
+        let is_fresh = finished_us_ago.is_some_and(|age| (0..=FRESH_US).contains(&age));
+        let last = Last { status: row.get(2)?, details, is_fresh };
+        Ok((row.get::<String>(1)?, last, age_us(row.get(4)?).div_euclid(1_000_000)))
     })?;
-    let is_crash = |last: &Last| matches!(last.status.as_str(), "crashed" | "running");
-    let crashes = entries.iter().take_while(|(last, _)| is_crash(last)).count();
-    let crashed_s_ago = entries.first().map_or(0, |(_, age)| *age);
-    let last = entries.into_iter().next().map(|(last, _)| last);
-    Ok(History { last, crashes: u32::try_from(crashes).unwrap_or(u32::MAX), crashed_s_ago })
+    Ok(tasks.map(|task| {
+        // Newest first.
+        let mut of_task = entries.iter().filter(|(of, ..)| of == task).peekable();
+        let Some((_, last, crashed_s_ago)) = of_task.peek().copied().cloned() else {
+            return History::default();
+        };
+        let is_crash = |last: &Last| matches!(last.status.as_str(), "crashed" | "running");
+        // A crash in a row is one that no entry comes after which ended otherwise.
+        let crashes = of_task.take_while(|(_, last, _)| is_crash(last)).count();
+        let crashes = u32::try_from(crashes).unwrap_or(u32::MAX);
+        History { last: Some(last), crashes, crashed_s_ago }
+    }))
 }
 
 /// Opens the entry of a worker's attempt and gives its number.

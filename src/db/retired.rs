@@ -55,38 +55,34 @@ pub fn take_detached(relation: Oid) -> Result<Option<(String, String)>> {
     Ok(taken.into_iter().next())
 }
 
-/// Whether there is an entry of which nothing is left to do: its table is gone, or is attached and no detach is
-/// pending.
-pub fn has_stale() -> Result<bool> {
-    let sql =
-        format!("SELECT EXISTS (SELECT FROM meshhook_events.retired_partition r WHERE {STALE})");
-    Ok(query::read_one(&sql, &[], |row| row.get(1))?.unwrap_or(false))
-}
-
 /// Forgets the entries of which nothing is left to do.
 pub fn forget_stale() -> Result<()> {
     let sql = format!("DELETE FROM meshhook_events.retired_partition r WHERE {STALE}");
     query::execute(&sql, &[])
 }
 
+/// Its table is gone, or is attached and no detach is pending.
 const STALE: &str = "\
     NOT EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = r.relation) \
     OR EXISTS (SELECT FROM pg_catalog.pg_inherits i \
                WHERE i.inhrelid = r.relation AND NOT i.inhdetachpending)";
 
-/// The entries whose table exists, oldest range first.
+/// The entries, oldest range first.
 pub fn all(table: &Table) -> Result<Vec<Retired>> {
-    let sql = "SELECT r.relation, r.partition_name, r.range_start, r.range_end, \
-                      CASE WHEN c.relispartition THEN 'attached' \
-                           WHEN r.state = 'detached' AND c.relname = r.partition_name \
-                                AND n.nspname = r.schema_name AND c.relowner = $1 \
-                                AND c.relkind IN ('r', 'p') THEN 'detached' \
-                           ELSE 'in doubt' END \
-               FROM meshhook_events.retired_partition r \
-               JOIN pg_catalog.pg_class c ON c.oid = r.relation \
-               JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
-               ORDER BY r.range_start NULLS FIRST, r.relation";
-    query::read(sql, &[table.owner.into()], |row| {
+    let sql = format!(
+        "SELECT r.relation, r.partition_name, r.range_start, r.range_end, \
+                CASE WHEN {STALE} THEN 'over' \
+                     WHEN c.relispartition THEN 'attached' \
+                     WHEN r.state = 'detached' AND c.relname = r.partition_name \
+                          AND n.nspname = r.schema_name AND c.relowner = $1 \
+                          AND c.relkind IN ('r', 'p') THEN 'detached' \
+                     ELSE 'in doubt' END \
+         FROM meshhook_events.retired_partition r \
+         LEFT JOIN pg_catalog.pg_class c ON c.oid = r.relation \
+         LEFT JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+         ORDER BY r.range_start NULLS FIRST, r.relation"
+    );
+    query::read(&sql, &[table.owner.into()], |row| {
         let at =
             |at: Option<TimestampWithTimeZone>| at.map(|at| Bound::At(Instant(at.into_inner())));
         Ok(Retired {
@@ -99,6 +95,7 @@ pub fn all(table: &Table) -> Result<Vec<Retired>> {
                 },
             },
             state: match row.get::<String>(5)?.as_str() {
+                "over" => RetiredState::Over,
                 "attached" => RetiredState::Attached,
                 "detached" => RetiredState::Detached,
                 _ => RetiredState::InDoubt,

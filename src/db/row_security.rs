@@ -126,17 +126,6 @@ pub fn turn_on(parent: Oid, name: Qualified) -> Result<()> {
     Ok(())
 }
 
-/// Whether some partition of `table` lacks row level security that `table` has.
-pub fn some_partition_is_open(table: Oid) -> Result<bool> {
-    let sql = "SELECT (p.relrowsecurity OR p.relforcerowsecurity) AND EXISTS ( \
-                   SELECT FROM pg_catalog.pg_inherits i \
-                   JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid \
-                   WHERE i.inhparent = p.oid AND (p.relrowsecurity AND NOT c.relrowsecurity \
-                                                  OR p.relforcerowsecurity AND NOT c.relforcerowsecurity)) \
-               FROM pg_catalog.pg_class p WHERE p.oid = $1";
-    Ok(query::read_one(sql, &[table.into()], |row| row.get(1))?.unwrap_or(false))
-}
-
 /// Turns row level security on as on the parent, and copies its policies.
 ///
 /// A policy that can't be copied must not hold up the partition. Without a permissive one, fewer rows

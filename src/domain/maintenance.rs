@@ -42,9 +42,11 @@ pub enum RetiredState {
     Detached,
     /// It is detached, or it has been changed, and that was not seen to be our doing.
     InDoubt,
+    /// Nothing is left to do: its table is gone, or is attached and no detach is pending.
+    Over,
 }
 
-/// A partition that we have decided to retire, and whose table still exists.
+/// A partition that we have decided to retire.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Retired {
     /// The partition as it was then.
@@ -64,6 +66,8 @@ pub struct Plan {
     pub retiring: Vec<Retiring>,
     /// What is kept though it is old enough, and why.
     pub kept: Vec<Obstacle>,
+    /// Whether there are notes of partitions to retire of which nothing is left to do.
+    pub has_stale_notes: bool,
 }
 
 /// Plans what is to be made.
@@ -115,6 +119,7 @@ pub fn retirement(
         let name = || partition.name.clone();
         match state {
             RetiredState::Attached => {}
+            RetiredState::Over => plan.has_stale_notes = true,
             RetiredState::Detached if is_outdated => {
                 plan.retiring.push(Retiring::DropDetached(partition.clone()));
             }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::domain::calendar::Granularity;
-use crate::domain::partition::{Kind, Partition};
+use crate::domain::partition::{Kind, Partition, RowSecurity};
 use chrono::NaiveDate;
 
 fn date(y: i32, m: u32, d: u32) -> NaiveDate {
@@ -27,6 +27,7 @@ fn partition(oid: u32, extent: Extent) -> Partition {
         extent,
         kind: Kind::Table,
         detach_pending: false,
+        row_security: RowSecurity::default(),
     }
 }
 
@@ -102,12 +103,15 @@ fn what_we_have_detached_is_dropped_and_what_is_in_doubt_is_kept() {
         of(1, RetiredState::Attached),
         of(2, RetiredState::Detached),
         of(3, RetiredState::InDoubt),
+        of(4, RetiredState::Over),
     ];
     let mut facts = facts();
     facts.partitions.drain(..3);
     let plan = retirement(&facts, &retired, &keeping(8), &utc).unwrap();
     assert_eq!(plan.retiring, [Retiring::DropDetached(retirement_of(2))]);
     assert_eq!(plan.kept, [Obstacle::InDoubt { partition: "p3".into() }]);
+    assert!(plan.has_stale_notes);
+    assert!(!retirement(&facts, &retired[..3], &keeping(8), &utc).unwrap().has_stale_notes);
     // The policy may have changed since it was detached.
     for policy in [Policy::default(), keeping(10)] {
         let plan = retirement(&facts, &retired, &policy, &utc).unwrap();

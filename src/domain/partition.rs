@@ -105,6 +105,25 @@ pub struct Partition {
     /// A `DETACH … CONCURRENTLY` was begun and not ended (`pg_inherits.inhdetachpending`): its rows are
     /// gone from queries, its range is still taken.
     pub detach_pending: bool,
+    /// Its row level security.
+    pub row_security: RowSecurity,
+}
+
+/// Whether a table has row level security: its policies belong to the server alone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RowSecurity {
+    /// It is on (`pg_class.relrowsecurity`).
+    pub enabled: bool,
+    /// It holds for the table's owner too (`pg_class.relforcerowsecurity`).
+    pub forced: bool,
+}
+
+impl RowSecurity {
+    /// Whether a table that has this lacks something that a table with `other` has.
+    #[must_use]
+    pub const fn is_less_than(self, other: Self) -> bool {
+        (other.enabled && !self.enabled) || (other.forced && !self.forced)
+    }
 }
 
 impl Partition {

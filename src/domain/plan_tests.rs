@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::domain::calendar::Granularity;
+use crate::domain::partition::RowSecurity;
 use proptest::prelude::*;
 
 fn date(y: i32, m: u32, d: u32) -> NaiveDate {
@@ -29,6 +30,7 @@ fn partition(oid: u32, name: &str, range: Range) -> Partition {
         extent: Extent::Range(range),
         kind: Kind::Table,
         detach_pending: false,
+        row_security: RowSecurity::default(),
     }
 }
 

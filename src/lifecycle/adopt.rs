@@ -50,6 +50,14 @@ pub fn take_over(context: &Context, settings: Settings) -> Result<Vec<Step>> {
     })
 }
 
+/// Whether some partition lacks row level security that the event log has.
+#[must_use]
+pub fn some_is_open(context: &Context, partitions: &[Partition]) -> bool {
+    partitions
+        .iter()
+        .any(|partition| partition.row_security.is_less_than(context.table.row_security))
+}
+
 /// Turns row level security on for every partition that lacks it though the event log has it; gives, as
 /// text, what could not be changed.
 ///
@@ -60,7 +68,7 @@ pub fn take_over(context: &Context, settings: Settings) -> Result<Vec<Step>> {
 ///
 /// Only where something is wrong with the server.
 pub fn close_partitions(context: &Context, settings: Settings) -> Result<Vec<String>> {
-    if !row_security::some_partition_is_open(context.table.oid)? {
+    if !some_is_open(context, &catalog::partitions(&context.table)?) {
         return Ok(Vec::new());
     }
     let mut open = protection::differences(&context.table)?;

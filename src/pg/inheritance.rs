@@ -3,7 +3,7 @@
 
 use pgrx::pg_sys;
 
-use crate::domain::partition::Extent;
+use crate::domain::partition::{Extent, RowSecurity};
 use crate::pg::{bound, version};
 
 /// `pg_inherits` as `pg_sys` doesn't have it (src/include/catalog/pg_inherits.h, alike in 15 to 18).
@@ -34,6 +34,8 @@ pub struct Child {
     pub kind: u8,
     /// Whether it is being detached (`inhdetachpending`).
     pub detach_pending: bool,
+    /// Its row level security.
+    pub row_security: RowSecurity,
     /// What it may hold.
     pub extent: Extent,
 }
@@ -87,10 +89,13 @@ fn child(
 ) -> Option<Child> {
     // SAFETY: the row is of pg_class, the columns read are among the fixed ones at its beginning, and a name is a C
     // string within its 64 bytes.
-    let (schema, name, kind) = unsafe {
+    let (schema, name, kind, row_security) = unsafe {
         let row = pg_sys::GETSTRUCT(row).cast::<pg_sys::FormData_pg_class>();
         let name = std::ffi::CStr::from_ptr((&raw const (*row).relname.data).cast());
-        ((*row).relnamespace, name.to_str().ok().map(str::to_owned), (*row).relkind.cast_unsigned())
+        let row_security =
+            RowSecurity { enabled: (*row).relrowsecurity, forced: (*row).relforcerowsecurity };
+        let name = name.to_str().ok().map(str::to_owned);
+        ((*row).relnamespace, name, (*row).relkind.cast_unsigned(), row_security)
     };
     let number = pg_sys::Anum_pg_class_relpartbound as i32;
     let mut is_null = true;
@@ -102,7 +107,7 @@ fn child(
     }
     // SAFETY: the value is of relpartbound, not null, and lives as long as the row.
     let extent = unsafe { bound::stored_extent(bound) };
-    Some(Child { oid, schema, name, kind, detach_pending, extent })
+    Some(Child { oid, schema, name, kind, detach_pending, row_security, extent })
 }
 
 /// A catalog and the index to find its rows by, both open.

@@ -4,7 +4,7 @@ use pgrx::PgSqlErrorCode as Sqlstate;
 
 use super::database::{Look, Pass};
 use super::progress::{self, Before, Progress};
-use crate::db::{calendar, lock, row_security};
+use crate::db::{calendar, lock};
 use crate::domain::maintenance::Coverage;
 use crate::domain::partition::{Bound, Range};
 use crate::domain::plan::Creation;
@@ -78,7 +78,7 @@ pub fn run(pass: &Pass, order: Order, look: &Look) -> Result<Outcome> {
 }
 
 fn survey(progress: &mut Progress, look: &Look) -> Result<Survey> {
-    let before = Before::read(Task::Create)?;
+    let before = Before::of(Task::Create, &look.histories);
     let context = &look.context;
     let planned = plan::of_creation(context, &look.facts)?;
     plan::blocked(planned.not_created).iter().for_each(|obstacle| progress.fail(obstacle));
@@ -93,7 +93,7 @@ fn survey(progress: &mut Progress, look: &Look) -> Result<Survey> {
             Some(default) => default.has_proof()?,
             None => false,
         },
-        has_open_partition: row_security::some_partition_is_open(context.table.oid)?,
+        has_open_partition: adopt::some_is_open(context, &look.facts.partitions),
         in_the_way,
         hole: first_of(&coverage::of_facts(context, &look.facts)?),
         is_turned_on: context.policy.automatic_creation,

@@ -10,7 +10,8 @@ use pgrx::pg_sys::Oid;
 use pgrx::{debug1, log};
 
 use super::{Assignment, creation, progress, retirement};
-use crate::db::{catalog, index, policy};
+use crate::db::ledger::{self, History};
+use crate::db::{catalog, policy};
 use crate::domain::plan::Facts;
 use crate::domain::queue::{Order, Task};
 use crate::domain::retry::Outcome;
@@ -146,6 +147,8 @@ pub struct Look {
     pub context: Context,
     /// What plans are made from, without names.
     pub facts: Facts,
+    /// What the ledger says of the tasks.
+    pub histories: [History; Task::ALL.len()],
 }
 
 impl Look {
@@ -164,7 +167,7 @@ impl Look {
             return Ok(None);
         };
         let table = match catalog::find_events(&extension) {
-            Ok(Some(table)) if index::exists_on(table.oid)? => table,
+            Ok(Some(table)) if table.has_index => table,
             Ok(_) => return Ok(None),
             // Not ours to maintain: verify_workflow_events() says so.
             Err(
@@ -178,6 +181,6 @@ impl Look {
         };
         let context = Context { extension, table, policy };
         let facts = context.facts_without_names()?;
-        Ok(Some(Self { context, facts }))
+        Ok(Some(Self { context, facts, histories: ledger::histories()? }))
     }
 }

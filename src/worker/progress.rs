@@ -214,28 +214,25 @@ pub struct Before {
     crashes: u32,
     /// Whether attempts that ended without a word forbid one now.
     pub is_set_aside: bool,
-    has_stale: bool,
+    /// Whether there are notes of partitions to retire of which nothing is left to do.
+    pub has_stale_notes: bool,
 }
 
 impl Before {
-    /// Reads it.
-    pub fn read(task: Task) -> Result<Self> {
-        let History { last, crashes, crashed_s_ago } = ledger::history(task.as_str())?;
+    /// What it says of `task`.
+    #[must_use]
+    pub fn of(task: Task, histories: &[History; Task::ALL.len()]) -> Self {
+        let History { last, crashes, crashed_s_ago } = histories[task as usize].clone();
         // An age below zero comes from a clock that was wrong: nothing is waited for.
         let age = u64::try_from(crashed_s_ago).ok().map(Duration::from_secs);
         let is_set_aside = crashes > 0 && age.is_some_and(|age| age < crash_back_off(crashes));
-        Ok(Self {
-            last,
-            crashes,
-            is_set_aside,
-            has_stale: task == Task::Retire && retired::has_stale()?,
-        })
+        Self { last, crashes, is_set_aside, has_stale_notes: false }
     }
 
     /// Whether nothing is left to say of it.
     #[must_use]
     pub fn is_clean(&self) -> bool {
-        !self.has_stale && self.last.as_ref().is_none_or(|last| last.status == "ok")
+        !self.has_stale_notes && self.last.as_ref().is_none_or(|last| last.status == "ok")
     }
 
     /// Whether an attempt was left open.
@@ -286,7 +283,8 @@ pub fn record(pass: &Pass, task: Task, entry: i64, progress: &Progress) -> Resul
 pub fn record_failure(pass: &Pass, task: Task, error: &Error) -> Result<Outcome> {
     let mut progress = Progress::default();
     progress.fail(error);
-    let before = pass.step("reading the ledger", || Before::read(task))?;
+    let histories = pass.step("reading the ledger", ledger::histories)?;
+    let before = Before::of(task, &histories);
     close_crashed(pass, task, &before)?;
     record_look(pass, task, &before, &progress)
 }
@@ -301,9 +299,9 @@ pub fn record_look(
 ) -> Result<Outcome> {
     let state = progress.state();
     let is_said = before.last.as_ref().is_some_and(|last| last.is_fresh && last.says(&state));
-    if !is_said || before.has_stale {
+    if !is_said || before.has_stale_notes {
         pass.step("recording the state", || {
-            if before.has_stale {
+            if before.has_stale_notes {
                 retired::forget_stale()?;
             }
             progress.close(ledger::open(task.as_str())?, task)

@@ -65,8 +65,9 @@ fn concerns_others(error: &Error, partition: &str) -> bool {
 /// What can be done now; `None` where there is nothing to do and nothing to say.
 fn survey(progress: &mut Progress, insist: bool, look: &Look) -> Result<Option<Survey>> {
     let context = &look.context;
-    let before = Before::read(Task::Retire)?;
     let planned = plan::of_retirement(context, &look.facts)?;
+    let mut before = Before::of(Task::Retire, &look.histories);
+    before.has_stale_notes = planned.has_stale_notes;
     let wants_nothing = context.policy.retention_months.is_none() && planned.retiring.is_empty();
     if wants_nothing && planned.kept.is_empty() && before.is_clean() {
         return Ok(None);
