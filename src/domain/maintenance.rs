@@ -100,7 +100,8 @@ pub fn retirement(
     policy: &Policy,
     midnights: &impl Midnights,
 ) -> Result<Plan, CalendarError> {
-    let mut plan = Plan::default();
+    let has_stale_notes = retired.iter().any(|retired| retired.state == RetiredState::Over);
+    let mut plan = Plan { has_stale_notes, ..Plan::default() };
     if !policy.automatic_retention {
         return Ok(plan);
     }
@@ -118,8 +119,7 @@ pub fn retirement(
         let is_outdated = cutoff.is_some_and(|cutoff| partition.range.upper <= cutoff);
         let name = || partition.name.clone();
         match state {
-            RetiredState::Attached => {}
-            RetiredState::Over => plan.has_stale_notes = true,
+            RetiredState::Attached | RetiredState::Over => {}
             RetiredState::Detached if is_outdated => {
                 plan.retiring.push(Retiring::DropDetached(partition.clone()));
             }

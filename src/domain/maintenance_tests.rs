@@ -110,7 +110,12 @@ fn what_we_have_detached_is_dropped_and_what_is_in_doubt_is_kept() {
     let plan = retirement(&facts, &retired, &keeping(8), &utc).unwrap();
     assert_eq!(plan.retiring, [Retiring::DropDetached(retirement_of(2))]);
     assert_eq!(plan.kept, [Obstacle::InDoubt { partition: "p3".into() }]);
-    assert!(plan.has_stale_notes);
+    // What is over is forgotten though nothing is to be retired.
+    let off = Policy { automatic_retention: false, ..keeping(8) };
+    assert_eq!(retirement(&facts, &retired, &off, &utc).unwrap().kept, []);
+    for policy in [keeping(8), Policy::default(), off] {
+        assert!(retirement(&facts, &retired, &policy, &utc).unwrap().has_stale_notes);
+    }
     assert!(!retirement(&facts, &retired[..3], &keeping(8), &utc).unwrap().has_stale_notes);
     // The policy may have changed since it was detached.
     for policy in [Policy::default(), keeping(10)] {
