@@ -24,8 +24,8 @@ fn main() {
         .conf("cron.database_name", "postgres")
         .conf("cron.use_background_workers", "on")
         .conf("timezone", "UTC")
-        .conf("shared_buffers", "512MB")
-        .conf("max_wal_size", "4GB")
+        .conf("shared_buffers", "4GB")
+        .conf("max_wal_size", "8GB")
         .conf("checkpoint_timeout", "1h")
         .conf("autovacuum", "off")
         .start();

@@ -3,7 +3,7 @@
 use pgrx::pg_sys;
 use pgrx::pg_sys::submodules::ffi::pg_guard_ffi_boundary;
 
-use crate::pg::btree_leaves::Tid;
+use crate::pg::btree::Tid;
 use crate::pg::page::{self, Pin, Ring};
 use crate::pg::relation::Relation;
 use crate::pg::snapshot::Snapshot;
@@ -71,7 +71,7 @@ impl<'a> Heap<'a> {
             },
             ip_posid: u16::from_ne_bytes([e, f]),
         };
-        let pin = Pin::main(self.table, super::btree_leaves::block(&[a, b, c, d, e, f]));
+        let pin = Pin::main(self.table, super::btree::block(&[a, b, c, d, e, f]));
         let mut tuple = pg_sys::HeapTupleData::default();
         let (table, snapshot, buffer) = (self.table.raw(), self.snapshot.raw(), pin.buffer());
         pin.share(|_| {

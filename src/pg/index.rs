@@ -45,6 +45,13 @@ unsafe fn was_made_before_our_snapshots(row: pg_sys::HeapTuple) -> bool {
     }
 }
 
+/// Whether it depends on the snapshot if an index is complete: it was built over broken HOT chains.
+#[must_use]
+pub fn depends_on_snapshot(index: &Relation) -> bool {
+    // SAFETY: an open index has its row of pg_index.
+    unsafe { (*(*index.raw()).rd_index).indcheckxmin }
+}
+
 /// Whether an index is a B-tree with an entry for each row of the table that our snapshots see.
 #[must_use]
 pub fn is_complete(index: &Relation, table: pg_sys::Oid) -> bool {

@@ -3,10 +3,11 @@
 //! pgrx turns an error that PostgreSQL raises into an unwinding of the Rust stack, so guards with
 //! `Drop` are sound across calls through `pgrx::pg_sys`. Symbols that pgrx does not wrap are declared in
 //! [`process`], where they never raise, and in [`bound`], [`expression`] and [`heap_count`], where the call is
-//! guarded; catalogs that it does not know are in [`inheritance`], index pages in [`btree_leaves`].
+//! guarded; catalogs that it does not know are in [`inheritance`], index pages in [`btree`].
 
 pub mod board;
 pub mod bound;
+pub mod btree;
 pub mod btree_leaves;
 pub mod databases;
 pub mod drop_database;
@@ -22,6 +23,7 @@ pub mod partition_descriptor;
 pub mod process;
 pub mod relation;
 pub mod result_set;
+pub mod run_descent;
 pub mod run_index;
 pub mod server;
 pub mod snapshot;

@@ -88,6 +88,11 @@ impl Pin {
         unsafe { pg_sys::BufferGetPage(self.0).cast() }
     }
 
+    /// Calls `look` with the page while nobody writes to it.
+    pub fn look<T>(&self, look: impl FnOnce(&Shared) -> T) -> T {
+        self.share(|page| look(&Shared(page)))
+    }
+
     /// Calls `read` while nobody writes to the page.
     pub fn share<T>(&self, read: impl FnOnce(*const u8) -> T) -> T {
         // SAFETY: the buffer is pinned, and not locked by us: `read` has no way to this. After an error the abort
@@ -99,11 +104,10 @@ impl Pin {
         value
     }
 
-    /// When the page was last changed: its LSN, whose halves are swapped, so that it can only be compared.
+    /// When the page was last changed ([`Bytes::version`]).
     #[must_use]
     pub fn version(&self) -> u64 {
-        // SAFETY: a page is aligned and begins with the two halves of its LSN.
-        self.share(|page| unsafe { page.cast::<u64>().read() })
+        self.look(Bytes::version)
     }
 }
 
@@ -149,6 +153,56 @@ impl Drop for Ring {
     }
 }
 
+/// The bytes of a page.
+pub trait Bytes {
+    /// The bytes from `at` on, `None` past the end.
+    fn bytes<const N: usize>(&self, at: usize) -> Option<[u8; N]>;
+
+    /// Two bytes as a number.
+    fn u16(&self, at: usize) -> Option<u16> {
+        self.bytes(at).map(u16::from_ne_bytes)
+    }
+
+    /// Four bytes as a number.
+    fn u32(&self, at: usize) -> Option<u32> {
+        self.bytes(at).map(u32::from_ne_bytes)
+    }
+
+    /// How many line pointers the page has (src/include/storage/bufpage.h, `PageGetMaxOffsetNumber`).
+    fn items(&self) -> usize {
+        let lower = self.u16(12).map_or(0, usize::from);
+        (lower.saturating_sub(HEADER) / size_of::<pg_sys::ItemIdData>()).min(MOST_ITEMS)
+    }
+
+    /// Where an item begins, its flags (`LP_NORMAL`, …) and its length; items are counted from 1.
+    fn pointer(&self, number: usize) -> Option<(usize, u32, usize)> {
+        let pointer =
+            self.u32(HEADER + size_of::<pg_sys::ItemIdData>() * number.checked_sub(1)?)?;
+        Some((pointer as usize & 0x7fff, (pointer >> 15) & 3, pointer as usize >> 17))
+    }
+
+    /// When the page was last changed: its LSN, whose halves are swapped, so that it can only be compared.
+    fn version(&self) -> u64 {
+        self.bytes(0).map_or(0, u64::from_ne_bytes)
+    }
+
+    /// Where what belongs to the access method begins (`pd_special`).
+    fn special(&self) -> Option<usize> {
+        self.u16(16).map(usize::from)
+    }
+}
+
+/// A page in its buffer, locked against all writers but those of single flags that are mere hints.
+pub struct Shared(*const u8);
+
+impl Bytes for Shared {
+    fn bytes<const N: usize>(&self, at: usize) -> Option<[u8; N]> {
+        let is_within = at.checked_add(N)? <= SIZE;
+        // SAFETY: the page is pinned and locked as long as this lives (`Pin::look`), and these bytes are within it.
+        is_within.then(|| unsafe { self.0.add(at).cast::<[u8; N]>().read() })
+    }
+}
+
 /// A copy of a page.
 pub struct Copy(Box<[u8; SIZE]>);
 
@@ -167,49 +221,16 @@ impl Copy {
         pin.share(|page| unsafe { page.copy_to_nonoverlapping(to, SIZE) });
     }
 
-    /// The bytes from `at` on, `None` past the end.
-    #[must_use]
-    pub fn bytes<const N: usize>(&self, at: usize) -> Option<[u8; N]> {
-        self.0.get(at..)?.first_chunk().copied()
-    }
-
-    /// Two bytes as a number.
-    #[must_use]
-    pub fn u16(&self, at: usize) -> Option<u16> {
-        self.bytes(at).map(u16::from_ne_bytes)
-    }
-
-    /// Four bytes as a number.
-    #[must_use]
-    pub fn u32(&self, at: usize) -> Option<u32> {
-        self.bytes(at).map(u32::from_ne_bytes)
-    }
-
-    /// The page's version when it was copied.
-    #[must_use]
-    pub fn version(&self) -> u64 {
-        self.bytes(0).map_or(0, u64::from_ne_bytes)
-    }
-
-    /// How many line pointers the page has (src/include/storage/bufpage.h, `PageGetMaxOffsetNumber`).
-    #[must_use]
-    pub fn items(&self) -> usize {
-        let lower = self.u16(12).map_or(0, usize::from);
-        (lower.saturating_sub(HEADER) / size_of::<pg_sys::ItemIdData>()).min(MOST_ITEMS)
-    }
-
     /// The flags (`LP_NORMAL`, …) and the bytes of an item, counted from 1; `None` where there is no such.
     #[must_use]
     pub fn item(&self, number: usize) -> Option<(u32, &[u8])> {
-        let pointer =
-            self.u32(HEADER + size_of::<pg_sys::ItemIdData>() * number.checked_sub(1)?)?;
-        let (offset, length) = (pointer as usize & 0x7fff, pointer as usize >> 17);
-        Some(((pointer >> 15) & 3, self.0.get(offset..offset + length)?))
+        let (offset, flags, length) = self.pointer(number)?;
+        Some((flags, self.0.get(offset..offset + length)?))
     }
+}
 
-    /// Where what belongs to the access method begins (`pd_special`).
-    #[must_use]
-    pub fn special(&self) -> Option<usize> {
-        self.u16(16).map(usize::from)
+impl Bytes for Copy {
+    fn bytes<const N: usize>(&self, at: usize) -> Option<[u8; N]> {
+        self.0.get(at..)?.first_chunk().copied()
     }
 }

@@ -157,11 +157,20 @@ impl ResultSet {
                 };
             }
         }
-        Some(Projection(columns))
+        // SAFETY: the row type lives as long as the table is open.
+        let is_same_width = unsafe { (*table.row_type()).natts as usize == COLUMNS };
+        let in_order = columns.iter().zip(1..).all(|(column, number)| *column == Some(number));
+        Some(Projection { columns, is_whole_row: is_same_width && in_order })
     }
 
     /// Adds a row of the table that the projection was made for.
     pub fn put(&mut self, from: RowRef, projection: &Projection) {
+        if projection.is_whole_row
+            && let Some(tuple) = from.stored_with(COLUMNS as u16)
+        {
+            // SAFETY: the tuple has the result's columns, and no others; it is copied.
+            return unsafe { pg_sys::tuplestore_puttuple(self.store, tuple) };
+        }
         let (mut values, mut nulls) = projection.apply(from);
         // SAFETY: there is a value of its type for each column (`projection`); they are copied.
         unsafe {
@@ -193,13 +202,17 @@ fn is_same(given: pg_sys::Oid, wanted: pg_sys::Oid) -> bool {
 }
 
 /// Where the columns of a result stand in a table.
-pub struct Projection([Option<i16>; COLUMNS]);
+pub struct Projection {
+    columns: [Option<i16>; COLUMNS],
+    /// Whether a row of the table is one of the result as it stands, unless it is older than a column.
+    is_whole_row: bool,
+}
 
 impl Projection {
     /// The values for the result's columns, and which of them are null.
     fn apply(&self, row: RowRef) -> ([pg_sys::Datum; COLUMNS], [bool; COLUMNS]) {
-        row.unpack(self.0.iter().flatten().copied().max().unwrap_or(0));
-        let values = self.0.map(|column| column.and_then(|number| row.get(number)));
+        row.unpack(self.columns.iter().flatten().copied().max().unwrap_or(0));
+        let values = self.columns.map(|column| column.and_then(|number| row.get(number)));
         let datums = values.map(|value| value.unwrap_or(pg_sys::Datum::null()));
         (datums, values.map(|value| value.is_none()))
     }

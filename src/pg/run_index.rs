@@ -8,8 +8,11 @@ use pgrx::pg_sys;
 use pgrx::prelude::*;
 
 use crate::domain::instant::Instant;
-use crate::pg::index::{indexes_of, is_complete};
+use crate::pg::btree::Strange;
+use crate::pg::index::{depends_on_snapshot, indexes_of, is_complete};
 use crate::pg::relation::Relation;
+use crate::pg::run_descent::{Root, Wanted};
+use crate::pg::snapshot::Snapshot;
 use crate::pg::{inheritance, version};
 
 /// The operator families of the default classes for uuid and timestamptz (src/include/catalog/pg_opfamily.dat).
@@ -20,13 +23,19 @@ const DATETIME_OPS: u32 = 434;
 pub struct Keys {
     keys: [pg_sys::ScanKeyData; 3],
     count: i32,
+    wanted: Wanted,
+    /// What the first key points to.
+    run: Box<[u8; 16]>,
 }
 
 impl Keys {
-    /// `run` is a uuid that outlives this.
+    /// Of the run with these bytes as its id.
     #[must_use]
-    pub fn new(run: pg_sys::Datum, from: Option<Instant>, to: Option<Instant>) -> Self {
-        let mut keys = Self { keys: Default::default(), count: 0 };
+    pub fn new(run: [u8; 16], from: Option<Instant>, to: Option<Instant>) -> Self {
+        let (wanted, run) = (Wanted::new(run, from, to), Box::new(run));
+        let mut keys = Self { keys: Default::default(), count: 0, wanted, run };
+        // A uuid is passed as a pointer to its 16 bytes.
+        let run = pg_sys::Datum::from(keys.run.as_mut_ptr());
         keys.push(1, pg_sys::BTEqualStrategyNumber, pg_sys::F_UUID_EQ, run);
         if let Some(from) = from {
             let strategy = pg_sys::BTGreaterEqualStrategyNumber;
@@ -49,11 +58,25 @@ impl Keys {
     }
 }
 
-/// An index, and the columns of its table that it begins with.
-#[derive(Clone, Copy, PartialEq, Eq)]
+/// What is known of a table.
 struct Known {
+    found: Found,
+    root: Option<Root>,
+}
+
+/// The index of a table, and the columns of the table that it begins with.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Found {
     index: pg_sys::Oid,
     columns: [i16; 2],
+    /// Whether it was seen to be usable. The session is told when that changes.
+    is_usable: bool,
+}
+
+impl Found {
+    const fn known(self) -> Known {
+        Known { found: self, root: None }
+    }
 }
 
 thread_local! {
@@ -70,7 +93,7 @@ extern "C-unwind" fn forget(_argument: pg_sys::Datum, relation: pg_sys::Oid) {
         if relation == pg_sys::InvalidOid {
             known.clear();
         } else if known.remove(&relation).is_none() {
-            known.retain(|_, known| known.index != relation);
+            known.retain(|_, known| known.found.index != relation);
         }
     });
 }
@@ -83,8 +106,8 @@ fn listen() {
     }
 }
 
-fn known(table: pg_sys::Oid) -> Option<Known> {
-    KNOWN.with_borrow(|known| known.get(&table).copied())
+fn known(table: pg_sys::Oid) -> Option<Found> {
+    KNOWN.with_borrow(|known| known.get(&table).map(|known| known.found))
 }
 
 /// The index of `table` as it is known now, opened by `open`; `None` where none is known that can be used.
@@ -95,8 +118,20 @@ fn open_known(
     let before = known(table)?;
     let index = open(before.index)?;
     // Waiting for the lock, the session may have been told that something has changed.
-    if known(table) == Some(before) && is_usable(&index, table, before.columns) {
-        return Some(index);
+    if known(table) == Some(before) {
+        if before.is_usable {
+            return Some(index);
+        }
+        if is_usable(&index, table, before.columns) {
+            // Where it depends on the snapshot, it is asked again.
+            let is_usable = !depends_on_snapshot(&index);
+            KNOWN.with_borrow_mut(|known| {
+                if let Some(known) = known.get_mut(&table) {
+                    known.found.is_usable = is_usable;
+                }
+            });
+            return Some(index);
+        }
     }
     index.unlock();
     None
@@ -113,8 +148,8 @@ fn look_for(table: &Relation) -> bool {
         let is_usable = is_usable(&index, table.oid(), columns);
         index.unlock();
         if is_usable {
-            let found = Known { index: oid, columns };
-            KNOWN.with_borrow_mut(|known| known.insert(table.oid(), found));
+            let found = Found { index: oid, columns, is_usable: false };
+            KNOWN.with_borrow_mut(|known| known.insert(table.oid(), found.known()));
             return true;
         }
     }
@@ -138,9 +173,9 @@ pub fn learn(parent: &Relation, partitions: impl Iterator<Item = pg_sys::Oid>) {
         // An attached index has the columns of its parent, wherever the partition has them
         // (src/backend/catalog/index.c, CompareIndexInfo).
         if let Some((table, columns)) = key_of(index) {
-            let found = Known { index, columns };
+            let found = Found { index, columns, is_usable: false };
             KNOWN.with_borrow_mut(|known| {
-                known.entry(table).or_insert(found);
+                known.entry(table).or_insert(found.known());
             });
         }
     }
@@ -188,70 +223,67 @@ pub enum Answer {
     Hit,
     /// It has none.
     NoHit,
-    /// There is no index that can be asked.
-    NoIndex,
-    /// The table is gone.
-    Gone,
+    /// It could not be asked.
+    None(Missing),
+}
+
+impl Answer {
+    const fn of(has_entry: bool) -> Self {
+        if has_entry { Self::Hit } else { Self::NoHit }
+    }
 }
 
 /// Asks the indexes of partitions.
 pub struct Probe {
     keys: Keys,
-    snapshot: pg_sys::Snapshot,
-    bitmap: *mut pg_sys::TIDBitmap,
+    snapshot: Snapshot,
 }
 
-/// How much the entries found may take, in bytes: they are only counted.
-const BITMAP_BYTES: usize = 64 * 1024;
-
 impl Probe {
-    /// Asks with the active snapshot.
+    /// Asks with that snapshot.
     #[must_use]
-    pub fn new(keys: Keys) -> Self {
+    pub fn new(keys: Keys, snapshot: Snapshot) -> Self {
         listen();
-        // SAFETY: a function that is called from SQL has an active snapshot, which stays during the call; the bitmap is
-        // freed by Drop.
-        unsafe {
-            Self {
-                keys,
-                snapshot: pg_sys::GetActiveSnapshot(),
-                bitmap: pg_sys::tbm_create(BITMAP_BYTES as _, std::ptr::null_mut()),
-            }
-        }
+        Self { keys, snapshot }
     }
 
     /// Asks the index of `table`. Its lock is given back: the entries that the snapshot sees stay.
-    pub fn ask(&mut self, table: pg_sys::Oid) -> Answer {
+    pub fn ask(&self, table: pg_sys::Oid) -> Answer {
         let open = || open_known(table, Relation::open_uncounted);
         let index = match open() {
             Some(index) => index,
             None => {
                 // A table is locked before its indexes, as everybody does.
-                let Some(heap) = Relation::open(table) else { return Answer::Gone };
+                let Some(heap) = Relation::open(table) else { return Answer::None(Missing::Table) };
                 let found = look_for(&heap);
                 let index = if found { open() } else { None };
                 heap.unlock();
                 match index {
                     Some(index) => index,
-                    None => return Answer::NoIndex,
+                    None => return Answer::None(Missing::Index),
                 }
             }
         };
-        let count = self.count(&index);
+        let found = self.has_entry(&index, table);
         index.unlock();
-        if count > 0 { Answer::Hit } else { Answer::NoHit }
+        // The query may know such pages, or says what is wrong with them.
+        found.map_or(Answer::None(Missing::Index), Answer::of)
     }
 
-    fn count(&mut self, index: &Relation) -> i64 {
-        // SAFETY: the index is open, and of the keys' types (`is_usable`); the keys are copied; the scan ends here, or
-        // with the abort.
-        unsafe {
-            let scan = version::index_beginscan_bitmap(index.raw(), self.snapshot, self.keys.count);
-            self.rescan(scan);
-            let count = pg_sys::index_getbitmap(scan, self.bitmap);
-            pg_sys::index_endscan(scan);
-            count
+    fn has_entry(&self, index: &Relation, table: pg_sys::Oid) -> Result<bool, Strange> {
+        let before = KNOWN.with_borrow(|known| known.get(&table)?.root);
+        let mut root = before;
+        let found = self.keys.wanted.has_entry(index, &mut root)?;
+        if root != before {
+            KNOWN.with_borrow_mut(|known| {
+                // It is locked, and so the same one, unless the session has been told of a change.
+                if let Some(known) = known.get_mut(&table).filter(|k| k.found.index == index.oid())
+                {
+                    known.root = root;
+                }
+            });
         }
+        Ok(found)
     }
 
     /// # Safety
@@ -264,18 +296,21 @@ impl Probe {
     }
 
     /// Opens a partition for reading, with its index; both stay locked until the transaction ends.
-    #[must_use]
-    pub fn open(&self, table: pg_sys::Oid) -> Option<Opened> {
-        let heap = Relation::open(table)?;
+    ///
+    /// # Errors
+    ///
+    /// Where it is gone, or has no such index.
+    pub fn open(&self, table: pg_sys::Oid) -> Result<Opened, Missing> {
+        let heap = Relation::open(table).ok_or(Missing::Table)?;
         let open = || open_known(table, Relation::open);
-        let index = open().or_else(|| if look_for(&heap) { open() } else { None })?;
-        Some(Opened { index, heap })
+        let index = open().or_else(|| if look_for(&heap) { open() } else { None });
+        Ok(Opened { index: index.ok_or(Missing::Index)?, heap })
     }
 
     /// Begins to read the rows of an opened partition.
     #[must_use]
-    pub fn scan<'a>(&mut self, opened: &'a Opened) -> Scan<'a> {
-        // SAFETY: both are open as long as the scan, and the snapshot is active during the call; Drop ends the scan
+    pub fn scan<'a>(&'a mut self, opened: &'a Opened) -> Scan<'a> {
+        // SAFETY: both are open as long as the scan, and the snapshot is registered as long as this; Drop ends the scan
         // and frees the slot.
         unsafe {
             let (heap, index) = (opened.heap.raw(), opened.index.raw());
@@ -283,20 +318,20 @@ impl Probe {
                 pg_sys::table_slot_create(heap, std::ptr::null_mut()),
                 pg_sys::table_slot_create(heap, std::ptr::null_mut()),
             ];
-            let scan = version::index_beginscan(heap, index, self.snapshot, self.keys.count);
+            let scan = version::index_beginscan(heap, index, self.snapshot.raw(), self.keys.count);
             self.rescan(scan);
             Scan { scan, slots, opened: std::marker::PhantomData }
         }
     }
 }
 
-impl Drop for Probe {
-    fn drop(&mut self) {
-        if !std::thread::panicking() {
-            // SAFETY: made by `new`, freed once; after an error its memory goes with its context.
-            unsafe { pg_sys::tbm_free(self.bitmap) }
-        }
-    }
+/// What is not there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Missing {
+    /// The table: it was dropped just now.
+    Table,
+    /// An index that can be used.
+    Index,
 }
 
 /// A partition and its index.
@@ -350,6 +385,20 @@ impl RowRef {
             if (*self.0).tts_nvalid < number {
                 pg_sys::slot_getsomeattrs_int(self.0, i32::from(number));
             }
+        }
+    }
+
+    /// The row as it is stored, where it is stored with so many columns. It lives as long as the row is under the cursor.
+    #[must_use]
+    pub fn stored_with(&self, columns: u16) -> Option<pg_sys::HeapTuple> {
+        // SAFETY: the slot holds a row; where it is of PostgreSQL's own kind of table, that is a tuple with a header.
+        unsafe {
+            if !std::ptr::eq((*self.0).tts_ops, &raw const pg_sys::TTSOpsBufferHeapTuple) {
+                return None;
+            }
+            let tuple = (*self.0.cast::<pg_sys::HeapTupleTableSlot>()).tuple;
+            let stored = (*(*tuple).t_data).t_infomask2 & pg_sys::HEAP_NATTS_MASK as u16;
+            (stored == columns).then_some(tuple)
         }
     }
 

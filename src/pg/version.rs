@@ -26,28 +26,6 @@ pub unsafe fn index_beginscan(
     }
 }
 
-/// Begins a scan of `index` alone, for a bitmap.
-///
-/// # Safety
-///
-/// The index is open under a lock, and the snapshot stays registered or active as long as the scan.
-pub unsafe fn index_beginscan_bitmap(
-    index: pg_sys::Relation,
-    snapshot: pg_sys::Snapshot,
-    keys: i32,
-) -> pg_sys::IndexScanDesc {
-    // SAFETY: as this function requires.
-    #[cfg(not(feature = "pg18"))]
-    unsafe {
-        pg_sys::index_beginscan_bitmap(index, snapshot, keys)
-    }
-    // SAFETY: as this function requires; nothing is instrumented.
-    #[cfg(feature = "pg18")]
-    unsafe {
-        pg_sys::index_beginscan_bitmap(index, snapshot, std::ptr::null_mut(), keys)
-    }
-}
-
 /// Column `i`, counted from 0, of a row type.
 ///
 /// # Safety

@@ -9,6 +9,7 @@
 
 mod bounds;
 mod counts;
+mod descents;
 mod isolation;
 mod plans;
 mod reads;
@@ -18,7 +19,7 @@ use pgrx::prelude::*;
 /// The in-server tests; pgrx runs each in a transaction that is rolled back.
 #[pg_schema]
 mod tests {
-    use super::{bounds, counts, isolation, plans, reads};
+    use super::{bounds, counts, descents, isolation, plans, reads};
     use pgrx::prelude::*;
 
     #[pg_test]
@@ -29,6 +30,11 @@ mod tests {
     #[pg_test]
     fn clocks_agree_with_postgresql() {
         bounds::clocks_agree_with_postgresql();
+    }
+
+    #[pg_test]
+    fn descents_find_what_the_query_finds() {
+        descents::find_what_the_query_finds();
     }
 
     #[pg_test]

@@ -6,7 +6,8 @@
 
 use pgrx::pg_sys::{HEAP_TABLE_AM_OID, Oid, RELKIND_RELATION, RELPERSISTENCE_PERMANENT};
 
-use crate::pg::btree_leaves::{self, Leaves, Strange, Tid};
+use crate::pg::btree::{self, Strange, Tid};
+use crate::pg::btree_leaves::{self, Leaves};
 use crate::pg::heap_count::Heap;
 use crate::pg::relation::{self, Relation};
 use crate::pg::snapshot::Snapshot;
@@ -61,11 +62,21 @@ impl<'a> Count<'a> {
 
     /// Counts. `map` is the visibility map as it is after a leaf was read.
     pub fn finish(&self, map: &mut impl Map) -> Option<u64> {
+        self.finish_with(map, btree_leaves::tids)
+    }
+
+    /// The same, with what finds the row pointers in an entry of the index: a test takes another.
+    pub fn finish_with(
+        &self,
+        map: &mut impl Map,
+        tids_of: impl Fn(&[u8]) -> Option<&[Tid]>,
+    ) -> Option<u64> {
         let unset = self.copy.count_unset();
         if let Some(most) = self.copy.blocks().checked_sub(unset).filter(|most| *most > 0)
             && let Some((index, pages)) = index::smallest_btree(self.table)
         {
-            let count = if pages < most { self.by_index(&index, map) } else { Ok(self.by_page()) };
+            let count =
+                if pages < most { self.by_index(&index, map, tids_of) } else { Ok(self.by_page()) };
             index.unlock();
             return count.ok();
         }
@@ -77,19 +88,24 @@ impl<'a> Count<'a> {
         self.pages(0..self.copy.blocks())
     }
 
-    fn by_index(&self, index: &Relation, map: &mut impl Map) -> Result<u64, Strange> {
+    fn by_index(
+        &self,
+        index: &Relation,
+        map: &mut impl Map,
+        tids_of: impl Fn(&[u8]) -> Option<&[Tid]>,
+    ) -> Result<u64, Strange> {
         let with_dead = self.snapshot.is_of_recovery();
         let mut leaves = Leaves::begin(index, with_dead)?;
         let mut tally =
             Tally { heap: Heap::new(self.table, &self.snapshot), copy: &self.copy, map };
         let mut count = 0;
         while leaves.advance()? {
-            let mut of_leaf = tally.leaf(&leaves)?;
+            let mut of_leaf = tally.leaf(&leaves, &tids_of)?;
             // A standby doesn't wait for each pin, only for those of leaves from which it takes entries, and not always: the
             // map may already be that of a time without them. It comes after their removal, which shows in the leaf.
             while with_dead && leaves.refresh()? {
                 server::check_for_interrupts();
-                of_leaf = tally.leaf(&leaves)?;
+                of_leaf = tally.leaf(&leaves, &tids_of)?;
             }
             count += of_leaf;
             server::check_for_interrupts();
@@ -132,9 +148,13 @@ struct Tally<'a, M> {
 
 impl<M: Map> Tally<'_, M> {
     /// The rows that the entries of a leaf point to. The leaf was read before, and is still pinned.
-    fn leaf(&mut self, leaves: &Leaves) -> Result<u64, Strange> {
+    fn leaf(
+        &mut self,
+        leaves: &Leaves,
+        tids_of: impl Fn(&[u8]) -> Option<&[Tid]>,
+    ) -> Result<u64, Strange> {
         let mut count = 0;
-        for entry in leaves.entries()? {
+        for entry in leaves.entries(tids_of)? {
             count += match entry? {
                 [tid] => self.one(tid),
                 tids => self.list(tids),
@@ -147,7 +167,7 @@ impl<M: Map> Tally<'_, M> {
     /// at few words tells.
     fn list(&mut self, tids: &[Tid]) -> u64 {
         let (Some(first), Some(last)) = (tids.first(), tids.last()) else { return 0 };
-        match self.range(btree_leaves::block(first), btree_leaves::block(last), tids.len()) {
+        match self.range(btree::block(first), btree::block(last), tids.len()) {
             Range::All => tids.len() as u64,
             Range::AsCopied => tids.iter().map(|tid| u64::from(self.is_copied(tid))).sum(),
             Range::Mixed => tids.iter().map(|tid| self.one(tid)).sum(),
@@ -159,13 +179,13 @@ impl<M: Map> Tally<'_, M> {
         if !self.is_copied(tid) {
             return 0;
         }
-        let block = btree_leaves::block(tid);
+        let block = btree::block(tid);
         let is_visible = visibility_map::is_set(self.map.word(block_word(block)), block);
         u64::from(is_visible || self.heap.sees(tid))
     }
 
     fn is_copied(&self, tid: &Tid) -> bool {
-        self.copy.is_set(btree_leaves::block(tid))
+        self.copy.is_set(btree::block(tid))
     }
 
     /// What the map says of the pages from one to another, both included; no more words are looked at than `worth`.

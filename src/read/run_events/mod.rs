@@ -7,7 +7,7 @@ mod query;
 pub mod explain;
 
 use pgrx::datum::TimestampWithTimeZone;
-use pgrx::{IntoDatum, Uuid, pg_sys};
+use pgrx::{Uuid, pg_sys};
 
 use crate::db::catalog::EVENTS;
 use crate::db::ident::Qualified;
@@ -21,7 +21,7 @@ use crate::pg::server;
 struct Question {
     table: pg_sys::Oid,
     schema: pg_sys::Oid,
-    run: pg_sys::Datum,
+    run: Uuid,
     from: Option<Instant>,
     to: Option<Instant>,
 }
@@ -70,7 +70,7 @@ fn question(
         let schema = server::schema_name(schema).ok_or(Error::NotInstalled)?;
         return Err(Error::NotSetUp { table: Qualified { schema: &schema, name: EVENTS }.plain() });
     };
-    let Some(run) = run.and_then(IntoDatum::into_datum) else { return Ok(None) };
+    let Some(run) = run else { return Ok(None) };
     let at = |at: Option<TimestampWithTimeZone>| at.map(|at| Instant(at.into_inner()));
     Ok(Some(Question { table, schema, run, from: at(from), to: at(to) }))
 }

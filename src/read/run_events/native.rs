@@ -14,7 +14,8 @@ use crate::domain::instant::Instant;
 use crate::pg::partition_descriptor::{self, Piece};
 use crate::pg::relation::{self, Relation};
 use crate::pg::result_set::{ResultSet, Row};
-use crate::pg::run_index::{self, Answer, Keys, Probe, RowRef};
+use crate::pg::run_index::{self, Answer, Keys, Missing, Probe, RowRef};
+use crate::pg::snapshot::Snapshot;
 use crate::pg::{identity, server, version};
 
 /// The column that an older form of the table has not.
@@ -23,6 +24,8 @@ const OPTIONAL: &CStr = c"created_at";
 /// Why the query is run instead.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reason {
+    /// The statement has no ordinary snapshot.
+    Snapshot,
     /// Each read has to be noted for the check of SERIALIZABLE.
     Serializable,
     /// The caller may read some columns at most.
@@ -61,6 +64,7 @@ pub enum Obstacle {
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Snapshot => "the statement has no ordinary snapshot",
             Self::Serializable => "the transaction is SERIALIZABLE",
             Self::Privileges => "the caller has no SELECT on the whole table",
             Self::RowSecurity => "row level security applies to the caller",
@@ -83,6 +87,15 @@ impl fmt::Display for Obstacle {
             Self::Columns => "one of its columns has another type than the function's",
             Self::Gone => "it was dropped just now",
         })
+    }
+}
+
+impl From<Missing> for Obstacle {
+    fn from(missing: Missing) -> Self {
+        match missing {
+            Missing::Table => Self::Gone,
+            Missing::Index => Self::NoIndex,
+        }
     }
 }
 
@@ -109,12 +122,12 @@ pub fn read(question: &Question, result: &mut ResultSet) -> Result<Vec<(Piece, A
     }
     result.projection(&table, OPTIONAL).ok_or(Reason::Columns)?;
     let pieces = pieces(question, &table)?;
-    let mut probe = Probe::new(Keys::new(question.run, question.from, question.to));
+    let keys = Keys::new(*question.run.as_bytes(), question.from, question.to);
+    let mut probe = Probe::new(keys, Snapshot::active().ok_or(Reason::Snapshot)?);
     // Of a single partition the index need not be asked first.
     let is_only_one = pieces.len() == 1;
     let mut found = Vec::with_capacity(pieces.len());
     for piece in pieces {
-        server::check_for_interrupts();
         let refuse = |why| Err(Reason::Partition { oid: piece.oid, why });
         if !piece.is_leaf {
             return refuse(Obstacle::Partitioned);
@@ -125,8 +138,7 @@ pub fn read(question: &Question, result: &mut ResultSet) -> Result<Vec<(Piece, A
             Answer::NoHit => found.push((piece, Access::NoHit)),
             Answer::Hit if is_default => return refuse(Obstacle::Default),
             Answer::Hit => found.push((piece, Access::Read(0))),
-            Answer::NoIndex => return refuse(Obstacle::NoIndex),
-            Answer::Gone => return refuse(Obstacle::Gone),
+            Answer::None(missing) => return refuse(missing.into()),
         }
     }
     for (piece, access) in &mut found {
@@ -180,7 +192,7 @@ const SORT_BYTES: usize = 4 * 1024 * 1024;
 /// Adds the events of a partition. The index gives them in the order of `ts`; those of one instant are sorted by id.
 fn read_partition(oid: Oid, probe: &mut Probe, result: &mut ResultSet) -> Result<i64, Reason> {
     let refuse = |why| Reason::Partition { oid, why };
-    let opened = probe.open(oid).ok_or_else(|| refuse(Obstacle::NoIndex))?;
+    let opened = probe.open(oid).map_err(|missing| refuse(missing.into()))?;
     let projection =
         result.projection(&opened.heap, OPTIONAL).ok_or_else(|| refuse(Obstacle::Columns))?;
     let number = |name| opened.heap.column(name).map(|(number, _)| number);

@@ -1,6 +1,6 @@
 //! The events of a run by a query, under the caller's privileges, snapshot and policies.
 
-use pgrx::pg_sys;
+use pgrx::{IntoDatum, pg_sys};
 
 use super::Question;
 use crate::db::catalog::EVENTS;
@@ -23,7 +23,9 @@ pub fn read(question: &Question, result: &mut ResultSet) -> Result<()> {
          FROM {events} WHERE run_id OPERATOR(pg_catalog.=) $1"
     );
     let mut parameters = Vec::with_capacity(3);
-    parameters.push(Parameter { type_oid: pg_sys::UUIDOID, value: question.run });
+    if let Some(run) = question.run.into_datum() {
+        parameters.push(Parameter { type_oid: pg_sys::UUIDOID, value: run });
+    }
     for (operator, bound) in [(">=", question.from), ("<=", question.to)] {
         if let Some(bound) = bound {
             parameters.push(Parameter { type_oid: pg_sys::TIMESTAMPTZOID, value: bound.0.into() });

@@ -437,3 +437,57 @@ fn on_a_standby_that_replays_it_equals_the_plain_query() {
         assert_eq!(natively, CHECKS);
     });
 }
+
+#[test]
+fn pages_that_are_used_again_are_not_taken_for_what_they_were() {
+    let (server, first) = with_two_years();
+    let mut reader = server.connect("postgres");
+    let mut owner = server.connect("postgres");
+    let partition = server.month(0);
+    let insert = |runs: &str| {
+        format!(
+            "WITH run AS (INSERT INTO workflow_runs (id, project_id, workflow_id) SELECT new.id, w.project_id, w.workflow_id
+                          FROM (SELECT {runs}) new (id), workflow_runs w WHERE w.id = '{first}' RETURNING id)
+             INSERT INTO workflow_events (run_id, ts, type, payload) SELECT id, now(), 't', '{{}}' FROM run"
+        )
+    };
+    let low = |n: u32| format!("0{n:031x}");
+    owner
+        .batch_execute(&insert(
+            "overlay(md5(n::text) placing '0' from 1)::uuid FROM generate_series(1, 20000) n",
+        ))
+        .unwrap();
+    // So often that all is remembered that may be.
+    for n in 1..5 {
+        events(&mut reader, REPLAY, &low(n)).unwrap();
+    }
+    // Nearly all pages of the index become empty, then free, and then take runs that come after those.
+    let index_pages = format!("SELECT pg_relation_size('{partition}_run_ts_idx') / 8192");
+    let before: i64 = server.ask(&index_pages);
+    for statement in [
+        "DELETE FROM workflow_events WHERE ts >= now() - interval '1 hour'",
+        "VACUUM workflow_events",
+        "SELECT pg_current_xact_id()",
+        "VACUUM workflow_events",
+        &insert("overlay(md5(n::text) placing 'f' from 1)::uuid FROM generate_series(1, 20000) n"),
+    ] {
+        owner.batch_execute(statement).unwrap();
+    }
+    let after: i64 = server.ask(&index_pages);
+    assert!(after < before + before / 2, "{before} pages have become {after}: none was used again");
+    owner
+        .batch_execute(&insert(
+            "overlay(md5('new' || n) placing '0' from 1)::uuid FROM generate_series(1, 300) n",
+        ))
+        .unwrap();
+    let runs: Vec<String> = owner
+        .query("SELECT DISTINCT run_id::text FROM workflow_events WHERE run_id < '10000000-0000-0000-0000-000000000000'", &[])
+        .unwrap()
+        .iter()
+        .map(|row| row.get(0))
+        .collect();
+    assert_eq!(runs.len(), 300);
+    for run in &runs {
+        assert_eq!(events(&mut reader, REPLAY, run).unwrap().len(), 1, "run {run}");
+    }
+}
