@@ -66,7 +66,7 @@ pub fn compare(server: &Server, report: &mut String) {
     let _ = writeln!(
         report,
         "## How fast a run is read\n\n\
-         {EVENTS} events of 340 bytes in monthly partitions, runs of 20 to 100 events within hours, everything in the server's buffers. The \
+         {EVENTS} events of 340 bytes in monthly partitions, runs of 20 to 100 events within hours, everything in the server's buffers (`shared_buffers` is 4 GB here, 512 MB above). The \
          variants are called in turn in one connection, with random runs; medians in microseconds, as the client sees \
          them. A first call is that of a new connection. \"Locks\" are the relation locks that one call leaves.\n"
     );

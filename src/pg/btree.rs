@@ -31,6 +31,7 @@ const META_MAGIC: usize = page::HEADER;
 const META_VERSION: usize = page::HEADER + 4;
 const META_ROOT: usize = page::HEADER + 8;
 const META_FAST_ROOT: usize = page::HEADER + 16;
+const META_FAST_LEVEL: usize = page::HEADER + 20;
 const MAGIC: u32 = 0x05_3162;
 const VERSIONS: std::ops::RangeInclusive<u32> = 2..=4;
 
@@ -60,6 +61,8 @@ pub struct Roots {
     pub top: u32,
     /// The lowest page that is alone on its level (`btm_fastroot`).
     pub fast: u32,
+    /// How far that is from the leaves.
+    pub fast_level: u32,
 }
 
 impl Roots {
@@ -74,7 +77,8 @@ impl Roots {
             return Err(Strange);
         }
         let at = |at| page.u32(at).ok_or(Strange);
-        Ok(Self { top: at(META_ROOT)?, fast: at(META_FAST_ROOT)? })
+        let (top, fast) = (at(META_ROOT)?, at(META_FAST_ROOT)?);
+        Ok(Self { top, fast, fast_level: at(META_FAST_LEVEL)? })
     }
 }
 

@@ -154,8 +154,7 @@ fn find(index: &Relation, root: &mut Option<Root>) -> Result<u32, Strange> {
     if roots.top == NONE {
         return Ok(NONE);
     }
-    let level = Pin::main(index, roots.fast).look(Opaque::of)?.level;
-    *root = Some(Root { block: roots.fast, level });
+    *root = Some(Root { block: roots.fast, level: roots.fast_level });
     Ok(roots.fast)
 }
 
