@@ -63,6 +63,14 @@ impl Server {
         server
     }
 
+    /// The same, and nothing else works there by itself either: what a test leaves in pages stays.
+    pub fn with_nothing_going_on() -> Self {
+        let builder = Self::preloaded().conf("pg_meshhook_events.enabled", "off");
+        let server = builder.conf("autovacuum", "off").start();
+        server.set_up("postgres");
+        server
+    }
+
     /// Turns the worker on by a restart, which also forgets who has asked for it before.
     pub fn turn_on_and_restart(&mut self) {
         self.set_conf("pg_meshhook_events.enabled", "on");

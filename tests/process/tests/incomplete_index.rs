@@ -18,11 +18,7 @@ fn insert(from: i64, to: i64) -> String {
 /// A log whose partition of this month has one index, which lacks 1000 of 3000 events. All of them are on pages that are
 /// visible to all. The other partitions, which have none, have a complete index.
 fn with_incomplete_index() -> Server {
-    let server = Server::preloaded()
-        .conf("pg_meshhook_events.enabled", "off")
-        .conf("autovacuum", "off")
-        .start();
-    server.set_up("postgres");
+    let server = Server::with_nothing_going_on();
     // What the index is built over waits for the lock 1.
     server.run(
         "postgres",

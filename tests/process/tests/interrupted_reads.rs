@@ -21,11 +21,7 @@ const TIMES: usize = 3;
 
 /// A log of two years and a half, of which this month has events, each at another instant, on many pages.
 fn with_long_run() -> Server {
-    let server = Server::preloaded()
-        .conf("pg_meshhook_events.enabled", "off")
-        .conf("autovacuum", "off")
-        .start();
-    server.set_up("postgres");
+    let server = Server::with_nothing_going_on();
     server.run(
         "postgres",
         &format!(
