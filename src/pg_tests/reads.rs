@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 
 use super::{make_bare_log, number, run, texts};
 
-/// How many random calls are made in each state of the event log; 10,000 all together.
+/// How many random calls are made in each state of the event log; more than 10,000 all together.
 const CALLS: i64 = 1_250;
 
 /// How many of a hundred calls are made without a query.
@@ -13,7 +13,7 @@ const SOME: RangeInclusive<i64> = 1..=60;
 const NONE: RangeInclusive<i64> = 0..=0;
 
 /// What is changed about the partitions before each round of calls, and how many are made without a query then.
-const STATES: [(&str, RangeInclusive<i64>, &str); 8] = [
+const STATES: [(&str, RangeInclusive<i64>, &str); 9] = [
     ("as made", MOST, ""),
     ("one detached", MOST, "ALTER TABLE workflow_events DETACH PARTITION part_3"),
     ("attached again, with other columns", MOST, "
@@ -24,6 +24,17 @@ const STATES: [(&str, RangeInclusive<i64>, &str); 8] = [
         INSERT INTO part_turned (id, run_id, ts, type, payload, created_at)
             SELECT id, run_id, ts, type, payload, created_at FROM part_3;
         ALTER TABLE workflow_events ATTACH PARTITION part_turned FOR VALUES FROM ('2026-02-01') TO ('2026-03-01')"),
+    ("beside one with the same columns in another order, and one with rows older than a column", MOST, "
+        CREATE TABLE part_order (run_id uuid NOT NULL, id bigint NOT NULL, created_at timestamptz NOT NULL DEFAULT now(),
+            ts timestamptz NOT NULL, type text NOT NULL, payload jsonb NOT NULL);
+        INSERT INTO part_order (id, run_id, ts, type, payload)
+            SELECT id, run_id, timestamptz '2027-05-05 00:00:00+00' + id * interval '1 hour', type, payload FROM part_2;
+        CREATE TABLE part_old (id bigint NOT NULL, run_id uuid NOT NULL, ts timestamptz NOT NULL, type text NOT NULL,
+            payload jsonb NOT NULL);
+        INSERT INTO part_old SELECT id, run_id, timestamptz '2028-05-05 00:00:00+00' + id * interval '1 hour', type, payload FROM part_2;
+        ALTER TABLE part_old ADD created_at timestamptz NOT NULL DEFAULT '2028-01-01';
+        ALTER TABLE workflow_events ATTACH PARTITION part_order FOR VALUES FROM ('2027-01-01') TO ('2028-01-01');
+        ALTER TABLE workflow_events ATTACH PARTITION part_old FOR VALUES FROM ('2028-01-01') TO ('2029-01-01')"),
     ("a column dropped, one added", MOST, "
         ALTER TABLE workflow_events ADD COLUMN shard int NOT NULL DEFAULT 7;
         ALTER TABLE workflow_events ADD COLUMN other text;
@@ -117,7 +128,7 @@ pub fn replays_equal_the_plain_query() {
         calls += number("SELECT count(*) FROM calls");
         explains(state, &natively);
     }
-    assert_eq!(calls, 10_000);
+    assert!(calls >= 10_000, "{calls} calls were made");
     assert!(rows > 50_000, "the calls gave {rows} rows");
 }
 
