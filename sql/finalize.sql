@@ -32,16 +32,28 @@ COMMENT ON FUNCTION @extschema@.setup_workflow_events() IS
     'makes workflow_events with its partitions, or takes over the partitioned table that is there';
 
 COMMENT ON FUNCTION @extschema@.create_workflow_events_partition(date) IS
-    'makes sure that a partition holds the whole month of the date, and gives its name';
+    'makes sure that a partition holds the whole period of the date, and gives its name';
 
 COMMENT ON FUNCTION @extschema@.create_workflow_events_partition(timestamptz) IS
-    'makes sure that a partition holds the whole month of the instant, and gives its name';
+    'makes sure that a partition holds the whole period of the instant, and gives its name';
 
 COMMENT ON FUNCTION @extschema@.maintain_workflow_events_partitions() IS
     'makes the partitions that are missing from now on, and gives their names';
 
-COMMENT ON FUNCTION @extschema@.drop_old_workflow_events_partitions(integer) IS
-    'drops the partitions that lie wholly before the retention, and gives their names';
+COMMENT ON FUNCTION @extschema@.drop_old_workflow_events_partitions(integer, boolean, interval) IS
+    'drops or parks the partitions that lie wholly before the retention and that no run needs, and gives the names of those dropped';
+
+COMMENT ON FUNCTION @extschema@.hold_workflow_events_partition(text, text) IS
+    'keeps a partition from being retired or dropped until it is released';
+
+COMMENT ON FUNCTION @extschema@.release_workflow_events_partition(text, text) IS
+    'takes away the holds of a partition, and gives how many there were';
+
+COMMENT ON FUNCTION @extschema@.restore_workflow_events_partition(text) IS
+    'puts back a partition that is parked or archived, and holds it';
+
+COMMENT ON FUNCTION @extschema@.archive_workflow_events_partition(text) IS
+    'archives an attached or parked partition as the policy says, reads it back and compares';
 
 COMMENT ON FUNCTION @extschema@.get_workflow_events_partition_stats() IS
     'each partition with its dates, exact number of rows and size';
@@ -62,8 +74,18 @@ COMMENT ON FUNCTION @extschema@.workflow_events_coverage() IS
     'how far the partitions reach from now on, and the first hole';
 GRANT EXECUTE ON FUNCTION @extschema@.workflow_events_coverage() TO PUBLIC;
 
-COMMENT ON FUNCTION @extschema@.verify_workflow_events() IS
-    'the health check: a row a check, with status, detail and hint';
+COMMENT ON FUNCTION @extschema@.workflow_events_growth() IS
+    'the size of the partition that holds the present, at present and projected to the end of its range, and the granularity recommended';
+GRANT EXECUTE ON FUNCTION @extschema@.workflow_events_growth() TO PUBLIC;
+
+COMMENT ON FUNCTION @extschema@.verify_workflow_events(boolean) IS
+    'the health check: a row a check, with status, detail and hint; with recompute, sealed partitions are read again';
+
+COMMENT ON FUNCTION meshhook_events.check_archive_policy() IS
+    'lets only those set where files are written who may have the server write files';
+ALTER FUNCTION meshhook_events.check_archive_policy() SET search_path = pg_catalog, pg_temp;
+CREATE TRIGGER check_archive_policy BEFORE INSERT OR UPDATE ON meshhook_events.policy
+    FOR EACH ROW EXECUTE FUNCTION meshhook_events.check_archive_policy();
 
 COMMENT ON FUNCTION meshhook_events.wake_worker() IS
     'asks the background worker to look at this database when the transaction has committed';
@@ -88,7 +110,8 @@ BEGIN
         WHERE d.classid = 'pg_catalog.pg_proc'::regclass::oid
           AND d.refclassid = 'pg_catalog.pg_extension'::regclass::oid AND d.deptype = 'e'
           AND p.proname NOT IN ('get_workflow_run_events', 'get_workflow_events_partition_stats',
-                                'explain_workflow_run_events', 'workflow_events_coverage')
+                                'explain_workflow_run_events', 'workflow_events_coverage',
+                                'workflow_events_growth')
           AND a.grantee <> p.proowner
     LOOP
         EXECUTE pg_catalog.format('REVOKE ALL ON FUNCTION %s FROM %s', entry.signature,

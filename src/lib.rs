@@ -1,7 +1,7 @@
 //! `pg_meshhook_events`: owns the life of MeshHook's append-only event log `workflow_events`.
 //!
 //! Data flows one way: catalog → facts → plan → actions → ledger. `domain` decides, and knows neither
-//! PostgreSQL nor the clock; `db` holds the SQL, `pg` the server's C interface; `lifecycle` and `read`
+//! PostgreSQL nor the clock; `db` holds the SQL, `pg` the server's C interface, `storage` the files; `lifecycle` and `read`
 //! are the use cases; `api` and `worker` are the two ways in.
 
 mod api;
@@ -14,6 +14,7 @@ mod pg;
 mod pg_tests;
 mod read;
 mod settings;
+mod storage;
 mod worker;
 
 #[cfg(not(panic = "unwind"))]

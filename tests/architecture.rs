@@ -8,14 +8,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The modules of the crate, and which others each may import.
-const MAY_IMPORT: [(&str, &[&str]); 10] = [
+const MAY_IMPORT: [(&str, &[&str]); 11] = [
     ("domain", &["domain"]),
     ("error", &["domain"]),
     ("pg", &["pg", "domain", "error"]),
     ("settings", &["pg", "domain"]),
     ("db", &["db", "pg", "domain", "error"]),
     ("read", &["read", "db", "pg", "domain", "error"]),
-    ("lifecycle", &["lifecycle", "db", "pg", "domain", "error", "settings"]),
+    ("storage", &["storage", "domain", "error"]),
+    ("lifecycle", &["lifecycle", "db", "pg", "storage", "domain", "error", "settings"]),
     ("api", &["api", "lifecycle", "read", "pg", "error", "settings"]),
     ("worker", &["worker", "lifecycle", "db", "pg", "domain", "error", "settings"]),
     ("lib", &["api", "worker", "settings"]),

@@ -10,6 +10,7 @@ mod options;
 mod replay;
 mod report;
 mod stall;
+mod undo;
 
 use options::Options;
 use process::{SELDOM, Server};
@@ -38,7 +39,7 @@ fn main() {
         idle::measure(&mut server, &mut text);
     }
     server.stop(process::Mode::Fast);
-    if options.has("replay") || options.has("count") {
+    if ["replay", "count", "undo"].into_iter().any(|part| options.has(part)) {
         read(&options, &mut text);
     }
     print!("{text}");
@@ -64,7 +65,9 @@ fn keep(text: &str, options: &Options) {
 fn read(options: &Options, text: &mut String) {
     let mut server = Server::builder()
         .conf("shared_preload_libraries", "pg_meshhook_events")
-        .conf("pg_meshhook_events.enabled", "off")
+        .conf("pg_meshhook_events.schedule", SELDOM)
+        .conf("pg_meshhook_events.databases", undo::DATABASE)
+        .conf("log_min_messages", "debug1")
         .conf("timezone", "UTC")
         .conf("shared_buffers", "4GB")
         .conf("max_wal_size", "8GB")
@@ -76,6 +79,9 @@ fn read(options: &Options, text: &mut String) {
     }
     if options.has("count") {
         count::compare(&server, text);
+    }
+    if options.has("undo") {
+        undo::compare(&server, text);
     }
     server.stop(process::Mode::Fast);
 }

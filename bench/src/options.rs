@@ -1,6 +1,6 @@
 //! What is run: everything, unless environment variables ask for less.
 //!
-//! - `BENCH_PARTS`: some of `stall,cron,idle,replay,count`.
+//! - `BENCH_PARTS`: some of `stall,cron,idle,replay,count,undo`.
 //! - `BENCH_ROUNDS`: how often each short combination is run (3). Combinations that hold a transaction for
 //!   half a minute or longer are run once.
 //! - `BENCH_HOLDS`: for how many seconds transactions are held (`6,60`).
@@ -8,7 +8,7 @@
 use std::env;
 use std::time::Duration;
 
-const PARTS: [&str; 5] = ["stall", "cron", "idle", "replay", "count"];
+const PARTS: [&str; 6] = ["stall", "cron", "idle", "replay", "count", "undo"];
 const ROUNDS: usize = 3;
 const HOLDS: [u64; 2] = [6, 60];
 

@@ -28,9 +28,9 @@ the extension, which makes no table yet, and allows meshhook to use it.'
     "$bindir/psql" -X -q -U meshhook -f tests/fixtures/meshhook.sql || fail 'the schema of MeshHook did not load'
     show postgres 'CREATE EXTENSION pg_meshhook_events;
 GRANT EXECUTE ON FUNCTION
-    setup_workflow_events(), verify_workflow_events(),
+    setup_workflow_events(), verify_workflow_events(boolean),
     create_workflow_events_partition(date), maintain_workflow_events_partitions(),
-    drop_old_workflow_events_partitions(integer), get_workflow_events_partition_stats(),
+    drop_old_workflow_events_partitions(integer, boolean, interval), get_workflow_events_partition_stats(),
     get_workflow_run_events(uuid, timestamptz, timestamptz)
     TO meshhook;
 GRANT USAGE ON SCHEMA meshhook_events TO meshhook;
@@ -207,30 +207,57 @@ SELECT * FROM drop_old_workflow_events_partitions(12) AS dropped;"
     check 'nothing else went' "SELECT count(*) = $events - 20 FROM workflow_events"
 }
 
-retire_in_the_background() {
-    local old deadline
-    old=$(partition -13)
-    heading 'The worker retires a month while the log is in use'
-    tell "With a retention in the policy, $old has to go too. The plan says so, and which locks it takes."
-    show meshhook "SELECT create_workflow_events_partition(date '$(month -13)');"
-    show postgres "UPDATE meshhook_events.policy SET retention = '12 months';
-
-SELECT action, partition_name, locks FROM plan_workflow_events_maintenance();"
-    check 'nothing else is planned' "SELECT count(*) = 1 AND bool_and(partition_name = '$old') FROM plan_workflow_events_maintenance()"
-    tell '
-Detaching it holds up neither readers nor writers of the log.'
-    show postgres 'SELECT meshhook_events.wake_worker();'
-    deadline=$((SECONDS + 20))
-    until [ "$(query "SELECT to_regclass('$old') IS NULL AND EXISTS (
-                          SELECT FROM meshhook_events.maintenance_log WHERE task = 'retire' AND status = 'ok')")" = t ]; do
+# wait_for WHAT CONDITION: until the condition holds, with a deadline.
+wait_for() {
+    local deadline=$((SECONDS + 20))
+    until [ "$(query "SELECT $2")" = t ]; do
         if [ "$SECONDS" -ge "$deadline" ]; then
             show postgres 'SELECT * FROM meshhook_events.maintenance_log ORDER BY id;'
-            fail "the worker has not retired $old within 20 seconds"
+            fail "within 20 seconds the worker has not $1"
         fi
         sleep 0.2
     done
+}
+
+retire_in_the_background() {
+    local old
+    old=$(partition -13)
+    heading 'The worker retires a month while the log is in use'
+    tell "With a retention in the policy, $old has to go too, but a run still waits that has an event in it. It is kept."
+    show meshhook "SELECT create_workflow_events_partition(date '$(month -13)');
+
+INSERT INTO workflow_runs (id, project_id, workflow_id, status, started_at)
+SELECT md5('waiting')::uuid, project_id, id, 'paused', '$(month -13) 12:00Z' FROM workflow_definitions ORDER BY slug LIMIT 1;
+
+INSERT INTO workflow_events (run_id, ts, type, payload)
+VALUES (md5('waiting')::uuid, '$(month -13) 12:00Z', 'node.waiting', '{}');"
+    show postgres "UPDATE meshhook_events.policy SET retention = '12 months';
+
+SELECT action, partition_name, reason FROM plan_workflow_events_maintenance();"
+    check 'nothing is to be done' "SELECT bool_and(action = 'keep' AND partition_name = '$old') FROM plan_workflow_events_maintenance()"
+    tell '
+The run ends. Now the plan says that its month goes, and which locks that takes: none that readers or writers of the log notice.'
+    show meshhook "UPDATE workflow_runs SET status = 'succeeded', finished_at = now() WHERE id = md5('waiting')::uuid;"
+    show postgres 'SELECT action, partition_name, locks FROM plan_workflow_events_maintenance();'
+    check 'nothing else is planned' "SELECT count(*) = 1 AND bool_and(partition_name = '$old') FROM plan_workflow_events_maintenance()"
+    show postgres 'SELECT meshhook_events.wake_worker();'
+    wait_for "parked $old" "NOT $(is_partition "$old") AND EXISTS (
+        SELECT FROM meshhook_events.retired_partition WHERE partition_name = '$old' AND state = 'detached')"
+    tell '
+It is parked for a week before it is dropped: a wrong retention can be undone.'
+    show postgres "SELECT partition_name, state, detached_at FROM meshhook_events.retired_partition;
+
+SELECT status, location FROM restore_workflow_events_partition('$old');"
+    check "$old is back with its event" "SELECT $(is_partition "$old") AND (SELECT count(*) = 1 FROM $old)"
+    tell '
+What was put back is held. Released, and without a grace, it goes for good.'
+    show postgres "SELECT release_workflow_events_partition('$old');
+UPDATE meshhook_events.policy SET grace = '0';
+SELECT meshhook_events.wake_worker();"
+    wait_for "retired $old" "to_regclass('$old') IS NULL AND (
+        SELECT status FROM meshhook_events.maintenance_log WHERE task = 'retire' ORDER BY id DESC LIMIT 1) = 'ok'"
     show meshhook "SELECT task, status, details -> 'detached' AS detached, details -> 'dropped' AS dropped
-FROM meshhook_events.maintenance_log WHERE origin = 'worker' ORDER BY id DESC LIMIT 1;
+FROM meshhook_events.maintenance_log WHERE task = 'retire' ORDER BY id DESC LIMIT 1;
 
 SELECT covered_until, wanted_until, first_hole_start, runway_periods FROM workflow_events_coverage();"
     check "$old is gone, and nothing is left to do" "

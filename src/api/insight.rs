@@ -6,7 +6,7 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use crate::lifecycle::coverage::timestamp_of;
-use crate::lifecycle::{coverage, plan};
+use crate::lifecycle::{coverage, growth, plan};
 use crate::read::run_events::explain;
 use crate::settings::Settings;
 
@@ -95,6 +95,50 @@ fn workflow_events_coverage() -> Result<
         hole.map(|hole| hole.upper).and_then(timestamp_of),
         found.runway.and_then(|periods| i32::try_from(periods).ok()),
     )))
+}
+
+/// How the partition grows that holds the present: one row, or none where no partition holds it. `elapsed` is the part of
+/// its range that has gone by, from 0 to 1. `projected_size_bytes` is its size at the end of its range if it goes on
+/// growing as it has, NULL before a tenth of the range has gone by. Both are NULL where the range has no beginning or no
+/// end. `recommended_granularity` is the policy's where all partitions are below its `size_warning_bytes` and are to stay
+/// so; otherwise the longest with which they would be. Sizes are with indexes and TOAST.
+///
+/// # Errors
+///
+/// 42P01 before `setup_workflow_events()`, 42809 for a plain table.
+#[pg_extern(stable, parallel_unsafe)]
+#[search_path(pg_catalog, pg_temp)]
+#[expect(
+    clippy::type_complexity,
+    reason = "the columns of a SQL function are spelled out in its type"
+)]
+fn workflow_events_growth() -> Result<
+    TableIterator<
+        'static,
+        (
+            name!(partition_name, String),
+            name!(range_start, Option<TimestampWithTimeZone>),
+            name!(range_end, Option<TimestampWithTimeZone>),
+            name!(size_bytes, i64),
+            name!(elapsed, Option<f64>),
+            name!(projected_size_bytes, Option<i64>),
+            name!(recommended_granularity, &'static str),
+        ),
+    >,
+    ErrorReport,
+> {
+    let found = growth::current()?;
+    Ok(TableIterator::new(found.into_iter().map(|growth| {
+        (
+            growth.name,
+            timestamp_of(growth.range.lower),
+            timestamp_of(growth.range.upper),
+            growth.bytes,
+            growth.elapsed,
+            growth.projected,
+            growth.recommended.as_str(),
+        )
+    })))
 }
 
 /// What `get_workflow_run_events` does with each partition for the same arguments, in the order of their ranges: `skipped`

@@ -9,9 +9,11 @@
     reason = "pgrx keeps SQLSTATE, DETAIL and HINT of this type alone"
 )]
 
+mod archive;
 mod events;
 mod insight;
 mod partitions;
+mod retention;
 mod upkeep;
 
 use pgrx::PgLogLevel;

@@ -7,7 +7,7 @@ use pgrx::prelude::*;
 
 use super::{required, warn};
 use crate::lifecycle::create::{self, Report, Wanted};
-use crate::lifecycle::{maintain, retire};
+use crate::lifecycle::maintain;
 use crate::settings::Settings;
 
 /// Makes sure that a partition holds the whole period of `partition_date`, and gives its name.
@@ -69,24 +69,4 @@ fn warn_of(report: &Report) {
     for note in &report.notes {
         warning!("{note}");
     }
-}
-
-/// Drops the partitions whose whole range lies before the first day of the month `retention_months`
-/// before the current one, and gives their names. What is kept though it is old enough is a WARNING.
-///
-/// # Errors
-///
-/// 22004 for NULL, 22023 for less than 1, 55P03 where `workflow_events` could not be locked in time,
-/// 42501 where the caller may not act as the owner, 25006 where nothing can be written.
-#[pg_extern(volatile, parallel_unsafe)]
-#[search_path(pg_catalog, pg_temp)]
-fn drop_old_workflow_events_partitions(
-    retention_months: default!(Option<i32>, 12),
-) -> Result<SetOfIterator<'static, String>, ErrorReport> {
-    let months = required(retention_months, "retention_months")?;
-    let report = retire::outdated(months, Settings::current())?;
-    for (name, error) in &report.kept {
-        warn(&error.clone().kept(name));
-    }
-    Ok(SetOfIterator::new(report.dropped))
 }

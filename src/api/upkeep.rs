@@ -39,18 +39,21 @@ fn setup_workflow_events() -> Result<
     ))
 }
 
-/// The health check: a row a check, with status `ok`, `warning` or `failed`. Changes nothing.
+/// The health check: a row a check, with status `ok`, `warning` or `failed`. Changes nothing. With `recompute` the rows of
+/// every sealed partition are read, counted and digested again, which takes as long as reading them does.
 ///
 /// # Errors
 ///
-/// 42501 where the caller may not act as the owner.
+/// 22004 for NULL, 42501 where the caller may not act as the owner.
 #[pg_extern(volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
 #[expect(
     clippy::type_complexity,
     reason = "the columns of a SQL function are spelled out in its type"
 )]
-fn verify_workflow_events() -> Result<
+fn verify_workflow_events(
+    recompute: default!(Option<bool>, false),
+) -> Result<
     TableIterator<
         'static,
         (
@@ -62,7 +65,8 @@ fn verify_workflow_events() -> Result<
     >,
     ErrorReport,
 > {
-    let findings = verify::event_log(Settings::current(), &WorkerSettings::current())?;
+    let recompute = super::required(recompute, "recompute")?;
+    let findings = verify::event_log(Settings::current(), &WorkerSettings::current(), recompute)?;
     Ok(TableIterator::new(
         findings
             .into_iter()

@@ -162,6 +162,23 @@ pub fn find_table(schema: Oid, name: &str) -> Result<Option<Oid>> {
     query::read_one(sql, &[schema.into(), name.into()], |row| row.get(1))
 }
 
+/// Whether there is such a relation now.
+#[must_use]
+pub fn exists(relation: Oid) -> bool {
+    server::name_of_relation(relation).is_some()
+}
+
+/// The name of a relation, quoted and with its schema, as it is now.
+///
+/// # Errors
+///
+/// [`Error::Internal`] where there is no such relation.
+pub fn qualified_name(relation: Oid) -> Result<String> {
+    let (schema, name) = server::name_of_relation(relation)
+        .ok_or_else(|| Error::Internal(format!("there is no relation with OID {relation}")))?;
+    Ok(Qualified { schema: &schema, name: &name }.to_string())
+}
+
 /// The attached partitions of a table as they are now, whatever snapshot the transaction has.
 pub fn partitions(table: &Table) -> Result<Vec<Partition>> {
     let mut schemas = BTreeMap::from([(table.schema_oid.to_u32(), table.schema.clone())]);
@@ -184,6 +201,7 @@ pub fn partitions(table: &Table) -> Result<Vec<Partition>> {
             },
             detach_pending: child.detach_pending,
             row_security: child.row_security,
+            file: child.file.to_u32(),
         })
     };
     let children = inheritance::children(table.oid).into_iter();
@@ -215,6 +233,12 @@ pub fn sizes(tables: &[Oid]) -> Result<Vec<(i64, String)>> {
                         FROM pg_catalog.pg_partition_tree(t.relid) p) size \
                ORDER BY t.n";
     query::read(sql, &[tables.to_vec().into()], |row| Ok((row.get(1)?, row.get(2)?)))
+}
+
+/// A size in bytes, for people.
+pub fn size_pretty(bytes: i64) -> Result<String> {
+    let sql = "SELECT pg_catalog.pg_size_pretty($1)";
+    Ok(query::read_one(sql, &[bytes.into()], |row| row.get(1))?.unwrap_or_default())
 }
 
 /// How many rows a table and its partitions hold as the planner estimates it, and their size with indexes and

@@ -50,6 +50,11 @@ pub fn create_like(table: &Table, name: &str) -> Result<()> {
     query::execute(&sql, &[])
 }
 
+/// Makes a table with the columns of another, without anything else, that doesn't outlive a crash.
+pub fn create_staging(like: Qualified, staging: Qualified) -> Result<()> {
+    query::execute(&format!("CREATE UNLOGGED TABLE {staging} (LIKE {like})"), &[])
+}
+
 /// The access method (17 on) and tablespace that a partitioned table gives to its partitions.
 fn storage(table: Oid) -> Result<(Option<String>, Option<String>)> {
     let sql = "SELECT m.amname::text, t.spcname::text FROM pg_catalog.pg_class c \
@@ -105,6 +110,38 @@ pub fn add_proof(table: Qualified, range: &Range) -> Result<()> {
     query::execute(&sql, &[])
 }
 
+/// The condition that a row lies in `range`.
+#[must_use]
+pub fn within(range: &Range) -> String {
+    conditions("ts", range)
+}
+
+/// The same for the rows of one of several tables.
+#[must_use]
+pub fn within_of(alias: &str, range: &Range) -> String {
+    conditions(&format!("{}.ts", Ident(alias)), range)
+}
+
+fn conditions(column: &str, range: &Range) -> String {
+    let mut within = vec![format!("{column} IS NOT NULL")];
+    within.extend(match range.lower {
+        Bound::MinValue => None,
+        lower => Some(format!("{column} OPERATOR(pg_catalog.>=) {lower}::pg_catalog.timestamptz")),
+    });
+    within.extend(match range.upper {
+        Bound::MaxValue => None,
+        upper => Some(format!("{column} OPERATOR(pg_catalog.<) {upper}::pg_catalog.timestamptz")),
+    });
+    within.join(" AND ")
+}
+
+/// Adds the constraint that a table holds nothing outside of `range`: attaching it then reads no row.
+pub fn add_range_check(table: Qualified, range: &Range) -> Result<()> {
+    let sql =
+        format!("ALTER TABLE {table} ADD CONSTRAINT {} CHECK ({})", Ident(PROOF), within(range));
+    query::execute(&sql, &[])
+}
+
 /// Looks at the rows, under SHARE UPDATE EXCLUSIVE, which neither readers nor writers notice.
 pub fn validate_proof(table: Qualified) -> Result<()> {
     query::execute(&format!("ALTER TABLE {table} VALIDATE CONSTRAINT {}", Ident(PROOF)), &[])
@@ -119,4 +156,66 @@ pub fn drop_proof(table: Qualified) -> Result<()> {
 /// Drops a table; an error where something depends on it.
 pub fn drop_table(table: Qualified) -> Result<()> {
     query::execute(&format!("DROP TABLE {table} RESTRICT"), &[])
+}
+
+/// Drops the foreign keys of a table. Locks it and the tables that they point to in ACCESS EXCLUSIVE mode.
+pub fn drop_foreign_keys(table: Oid, name: Qualified) -> Result<()> {
+    let sql = "SELECT conname::text FROM pg_catalog.pg_constraint \
+               WHERE conrelid = $1 AND contype = 'f' AND conparentid = 0 ORDER BY conname";
+    for key in query::read(sql, &[table.into()], |row| row.get::<String>(1))? {
+        query::execute(&format!("ALTER TABLE {name} DROP CONSTRAINT {}", Ident(&key)), &[])?;
+    }
+    Ok(())
+}
+
+/// Detaches a partition under ACCESS EXCLUSIVE on the event log, and SHARE ROW EXCLUSIVE on the tables that its foreign
+/// keys point to.
+pub fn detach(table: &Table, partition: Qualified) -> Result<()> {
+    let parent = table.qualified();
+    query::execute(&format!("ALTER TABLE {parent} DETACH PARTITION {partition}"), &[])
+}
+
+/// The text of the constraint by which PostgreSQL proves that all rows of a partition lie within its range, as it makes it
+/// when it detaches concurrently (`DetachAddConstraintIfNeeded` in commands/tablecmds.c).
+fn bounds_text(range: &Range) -> String {
+    let mut parts = vec!["(ts IS NOT NULL)".to_owned()];
+    if range.lower != Bound::MinValue {
+        parts.push(format!("(ts >= {}::timestamp with time zone)", range.lower));
+    }
+    if range.upper != Bound::MaxValue {
+        parts.push(format!("(ts < {}::timestamp with time zone)", range.upper));
+    }
+    format!("({})", parts.join(" AND "))
+}
+
+/// The valid constraints of a table, its own, that prove that all of its rows lie within a range: attaching it there needs no
+/// look at the rows.
+///
+/// To be called with the time zone UTC.
+pub fn proofs_of_bounds(table: Oid, range: &Range) -> Result<Vec<String>> {
+    let sql = "SELECT conname::text FROM pg_catalog.pg_constraint \
+               WHERE conrelid = $1 AND contype = 'c' AND convalidated AND conislocal AND coninhcount = 0 \
+                 AND pg_catalog.pg_get_constraintdef(oid) = $2 ORDER BY conname";
+    let text = format!("CHECK ({})", bounds_text(range));
+    query::read(sql, &[table.into(), text.into()], |row| row.get(1))
+}
+
+/// Adds such a constraint to a table that nobody uses, and looks at the rows.
+pub fn prove_bounds(table: Qualified, range: &Range) -> Result<()> {
+    let mut parts = vec!["ts IS NOT NULL".to_owned()];
+    if range.lower != Bound::MinValue {
+        parts.push(format!("ts OPERATOR(pg_catalog.>=) {}", range.lower));
+    }
+    if range.upper != Bound::MaxValue {
+        parts.push(format!("ts OPERATOR(pg_catalog.<) {}", range.upper));
+    }
+    query::execute(&format!("ALTER TABLE {table} ADD CHECK ({})", parts.join(" AND ")), &[])
+}
+
+/// Drops constraints of a table.
+pub fn drop_constraints(table: Qualified, names: &[String]) -> Result<()> {
+    for name in names {
+        query::execute(&format!("ALTER TABLE {table} DROP CONSTRAINT {}", Ident(name)), &[])?;
+    }
+    Ok(())
 }

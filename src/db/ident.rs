@@ -1,8 +1,8 @@
-//! Names on their way into SQL text: each type quotes itself, and there is no other way.
+//! Names, and texts where a statement takes no parameter, on their way into SQL text: each type quotes itself, and there is no other way.
 
 use std::fmt;
 
-use pgrx::spi::{quote_identifier, quote_qualified_identifier};
+use pgrx::spi::{quote_identifier, quote_literal, quote_qualified_identifier};
 
 /// A name without a schema.
 #[derive(Clone, Copy, Debug)]
@@ -47,5 +47,15 @@ impl fmt::Display for List<'_> {
             write!(f, "{}{}", if i == 0 { "" } else { ", " }, Ident(name))?;
         }
         Ok(())
+    }
+}
+
+/// A text where a statement takes no parameter, as COPY takes none.
+#[derive(Clone, Copy, Debug)]
+pub struct Literal<'a>(pub &'a str);
+
+impl fmt::Display for Literal<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&quote_literal(self.0))
     }
 }

@@ -178,7 +178,7 @@ fn take_over(
     let sql = "DELETE FROM meshhook_events.maintenance_log \
                WHERE id = (SELECT pg_catalog.max(id) FROM meshhook_events.maintenance_log \
                            WHERE origin = 'worker' AND task = $2 AND id < $1) \
-                 AND status = $4 AND details ->> 'state' = $3 AND NOT (details ?| ARRAY['created', 'finalized', 'detached', 'dropped']) \
+                 AND status = $4 AND details ->> 'state' = $3 AND NOT (details ?| ARRAY['created', 'finalized', 'detached', 'restored', 'archived', 'dropped', 'sealed', 'resealed']) \
                RETURNING attempts, since";
     let arguments = [id.into(), task.into(), key.into(), status.as_str().into()];
     Ok(query::execute_returning(sql, &arguments, |row| Ok((row.get(1)?, row.get(2)?)))?.pop())

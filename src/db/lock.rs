@@ -82,6 +82,35 @@ pub fn take(relation: Oid, name: &str, mode: Mode, budget: &Budget) -> Result<()
     locked.map_err(|error| explained(error, name, budget, blockers))
 }
 
+/// How often locks are tried for at the end of work that would be lost otherwise.
+const PATIENT_TRIES: u32 = 8;
+
+/// How long others have the locks to themselves between two tries, in milliseconds.
+const PAUSE_MS: f64 = 200.0;
+
+/// Takes locks by `take`, each time within a budget of its own, and lets go of all of them in between: for the end of long work.
+///
+/// # Errors
+///
+/// That of the last try.
+pub fn patiently(budget_ms: i32, mut take: impl FnMut(&Budget) -> Result<()>) -> Result<()> {
+    let mut tries = 1;
+    loop {
+        let taken = subtransaction::run(|| take(&Budget::new(budget_ms)));
+        match taken {
+            Err(error) if error.is_lock_timeout() && tries < PATIENT_TRIES => {
+                tries += 1;
+                let pause = [(PAUSE_MS / 1_000.0).into()];
+                query::read_one("SELECT pg_catalog.pg_sleep($1)", &pause, |_| Ok(()))?;
+            }
+            done => {
+                identity::set_lock_timeout(budget_ms);
+                return done;
+            }
+        }
+    }
+}
+
 /// Runs a statement that waits for older snapshots, within what is left of the budget.
 ///
 /// # Errors

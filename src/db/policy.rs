@@ -9,7 +9,10 @@ const SELECT: &str = "\
     SELECT granularity, time_zone, premake::bigint, \
            (12 * pg_catalog.date_part('year', retention) \
                + pg_catalog.date_part('month', retention))::bigint, \
-           automatic_creation, automatic_retention \
+           automatic_creation, automatic_retention, \
+           archive, archive_format, archive_directory, final_statuses, \
+           (1000000 * pg_catalog.date_part('epoch', grace))::bigint, \
+           size_warning_bytes, size_limit_bytes \
     FROM meshhook_events.policy";
 
 /// The policy: the row, or the defaults where there is none.
@@ -30,14 +33,19 @@ pub fn load() -> Result<Policy> {
 /// As [`load`].
 pub fn load_row() -> Result<Option<Policy>> {
     let row = query::read_one(SELECT, &[], |row| {
-        Ok(Policy::from_row(
+        let policy = Policy::from_row(
             &row.get::<String>(1)?,
             row.get(2)?,
             row.get(3)?,
             row.nullable(4)?,
             row.get(5)?,
             row.get(6)?,
-        )?)
+        )?;
+        let (archive, format): (String, String) = (row.get(7)?, row.get(8)?);
+        let directory = row.nullable::<String>(9)?;
+        let policy = policy.with_retention(row.get(10)?, row.get(11)?);
+        let policy = policy.with_sizes(row.get(12)?, row.get(13)?)?;
+        Ok(policy.with_archive(&archive, &format, directory.as_deref())?)
     })?;
     let Some(policy) = row else { return Ok(None) };
     // A name without a slash may be an abbreviation too, which SQL prefers to the zone of that name.

@@ -23,6 +23,36 @@ pub fn copy(table: &Table, partition: Oid, name: Qualified) -> Result<Vec<String
     Ok(notes)
 }
 
+/// Takes all privileges on a table, and on its columns, from everybody but its owner.
+pub fn close_to_others(table: Oid, name: Qualified) -> Result<()> {
+    let mut grantees: Vec<_> = grants(table)?.into_iter().map(|grant| grant.grantee).collect();
+    let sql = "SELECT DISTINCT r.rolname::text FROM pg_catalog.pg_attribute a \
+               CROSS JOIN LATERAL pg_catalog.aclexplode(a.attacl) x \
+               LEFT JOIN pg_catalog.pg_roles r ON r.oid = x.grantee \
+               WHERE a.attrelid = $1 AND NOT a.attisdropped AND (x.grantee = 0 OR r.oid IS NOT NULL)";
+    grantees.extend(query::read(sql, &[table.into()], |row| row.nullable::<String>(1))?);
+    grantees.sort();
+    grantees.dedup();
+    let owner = query::read_one(
+        "SELECT pg_catalog.pg_get_userbyid(relowner)::text FROM pg_catalog.pg_class WHERE oid = $1",
+        &[table.into()],
+        |row| row.get::<String>(1),
+    )?;
+    for grantee in grantees.into_iter().filter(|grantee| *grantee != owner) {
+        let grantee = Grantee(grantee);
+        query::execute(&format!("REVOKE ALL ON TABLE {name} FROM {grantee} CASCADE"), &[])?;
+    }
+    Ok(())
+}
+
+/// Brings a partition that was taken out of sight back into line with its parent; what it has of its own is kept. Gives, as
+/// text, what could not be copied.
+pub fn open_again(table: &Table, partition: Oid, name: Qualified) -> Result<Vec<String>> {
+    copy_privileges(table.oid, partition, name)?;
+    copy_column_privileges(table.oid, name)?;
+    row_security::close(table.oid, partition, name)
+}
+
 /// A role in GRANT and REVOKE.
 struct Grantee(Option<String>);
 

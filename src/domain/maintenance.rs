@@ -1,6 +1,6 @@
 //! The whole plan of maintenance: what is to be made, retired and kept, in the order in which it is done.
 
-use super::calendar::{CalendarError, Period};
+use super::calendar::CalendarError;
 use super::instant::Instant;
 use super::partition::{Bound, Extent, Range, holes};
 use super::plan::{self, Creation, Facts, Midnights, Obstacle, Retirement};
@@ -11,12 +11,18 @@ use super::policy::Policy;
 pub enum Retiring {
     /// A detach that was begun is completed; the partition stays as a table of its own.
     Finalize(Retirement),
+    /// A partition that we have detached is attached again: a run that it is needed for goes on.
+    Restore(Retirement),
+    /// The rows of a partition that we have detached are archived, and then it is dropped.
+    Archive(Retirement),
     /// A partition that we have detached is dropped.
     DropDetached(Retirement),
-    /// A partition is detached without a lock that others notice, and then dropped.
+    /// A partition is detached without a lock that others notice; what becomes of it then is decided anew.
     Detach(Retirement),
-    /// A partition is dropped while it is attached, because PostgreSQL detaches none concurrently from a
-    /// table with a DEFAULT partition.
+    /// A partition is detached under a lock that others notice for a moment, because PostgreSQL detaches none
+    /// concurrently from a table with a DEFAULT partition, and a server with assertions none at all by a worker.
+    DetachLocked(Retirement),
+    /// The same where it needn't be parked or archived: it is dropped while it is attached.
     DropAttached(Retirement),
 }
 
@@ -26,6 +32,9 @@ impl Retiring {
     pub const fn partition(&self) -> &Retirement {
         match self {
             Self::Finalize(partition)
+            | Self::Restore(partition)
+            | Self::Archive(partition)
+            | Self::DetachLocked(partition)
             | Self::DropDetached(partition)
             | Self::Detach(partition)
             | Self::DropAttached(partition) => partition,
@@ -40,6 +49,8 @@ pub enum RetiredState {
     Attached,
     /// We have detached it.
     Detached,
+    /// We have detached it, and cut it off from the runs, to archive it.
+    Closing,
     /// It is detached, or it has been changed, and that was not seen to be our doing.
     InDoubt,
     /// Nothing is left to do: its table is gone, or is attached and no detach is pending.
@@ -53,6 +64,20 @@ pub struct Retired {
     pub partition: Retirement,
     /// How far it has come.
     pub state: RetiredState,
+    /// The retention by which it was decided, in months; `None` for the policy's.
+    pub retention_months: Option<u32>,
+    /// Whether the time for which it is parked has passed.
+    pub is_due: bool,
+    /// Whether it goes even if runs that are not finished need it.
+    pub is_forced: bool,
+}
+
+impl Retired {
+    /// Whether it is a table of its own, by our doing.
+    #[must_use]
+    pub const fn is_detached(&self) -> bool {
+        matches!(self.state, RetiredState::Detached | RetiredState::Closing)
+    }
 }
 
 /// What maintenance does now.
@@ -64,6 +89,8 @@ pub struct Plan {
     pub not_created: Vec<Obstacle>,
     /// The steps of retiring.
     pub retiring: Vec<Retiring>,
+    /// What is parked, and is dropped later.
+    pub parked: Vec<Retirement>,
     /// What is kept though it is old enough, and why.
     pub kept: Vec<Obstacle>,
     /// Whether there are notes of partitions to retire of which nothing is left to do.
@@ -111,28 +138,38 @@ pub fn retirement(
             plan.retiring.push(Retiring::Finalize(Retirement { oid, name, range }));
         }
     }
-    let cutoff = match policy.retention_months {
-        Some(months) => plan::cutoff(facts, policy, months, midnights)?,
-        None => None,
-    };
-    for Retired { partition, state } in retired {
-        let is_outdated = cutoff.is_some_and(|cutoff| partition.range.upper <= cutoff);
+    for retired in retired {
+        let Retired { partition, state, .. } = retired;
         let name = || partition.name.clone();
         match state {
             RetiredState::Attached | RetiredState::Over => {}
-            RetiredState::Detached if is_outdated => {
-                plan.retiring.push(Retiring::DropDetached(partition.clone()));
-            }
-            RetiredState::Detached => {
-                plan.kept.push(Obstacle::NoLongerOutdated { partition: name() });
-            }
             RetiredState::InDoubt => plan.kept.push(Obstacle::InDoubt { partition: name() }),
+            RetiredState::Detached | RetiredState::Closing => {
+                let months = retired.retention_months.or(policy.retention_months);
+                let cutoff = match months {
+                    Some(months) => plan::cutoff(facts, months, midnights)?,
+                    None => None,
+                };
+                if let Some(held) = facts.held(&partition.name, &partition.range) {
+                    plan.kept.push(held);
+                } else if cutoff.is_none_or(|cutoff| partition.range.upper > cutoff) {
+                    plan.kept.push(Obstacle::NoLongerOutdated { partition: name() });
+                } else if !retired.is_due {
+                    plan.parked.push(partition.clone());
+                } else if policy.wants_archive() {
+                    plan.retiring.push(Retiring::Archive(partition.clone()));
+                } else {
+                    plan.retiring.push(Retiring::DropDetached(partition.clone()));
+                }
+            }
         }
     }
     if let Some(months) = policy.retention_months {
         let has_default = facts.partitions.iter().any(|p| p.extent == Extent::Default);
-        let (outdated, obstacles) = plan::outdated(facts, policy, months, midnights)?;
-        plan.retiring.extend(outdated.into_iter().map(|partition| match has_default {
+        let is_locked = has_default || !facts.detaches_concurrently;
+        let (outdated, obstacles) = plan::outdated(facts, months, midnights)?;
+        plan.retiring.extend(outdated.into_iter().map(|partition| match is_locked {
+            true if policy.parks() || policy.wants_archive() => Retiring::DetachLocked(partition),
             true => Retiring::DropAttached(partition),
             false => Retiring::Detach(partition),
         }));
@@ -174,14 +211,15 @@ pub fn coverage(
         None => Some(Bound::MaxValue),
         Some(hole) => Some(hole.lower).filter(|reached| *reached > Bound::At(now)),
     };
-    let holds = |period: &Period| {
-        let end = Bound::At(midnights.midnight(period.end()));
-        covered_until.is_some_and(|reached| end <= reached)
+    let holds = |count: u32| {
+        current.plus(count.into()).is_some_and(|period| {
+            let end = Bound::At(midnights.midnight(period.end()));
+            covered_until.is_some_and(|reached| end <= reached)
+        })
     };
-    let after = std::iter::successors(current.plus(1), |period| period.plus(1));
     let runway = match covered_until {
         Some(Bound::MaxValue) => None,
-        _ => u32::try_from(after.take_while(holds).count()).ok(),
+        _ => Some(last_that(holds)),
     };
     Ok(Coverage {
         covered_until,
@@ -189,6 +227,24 @@ pub fn coverage(
         holes: plan::uncovered(facts, now, last, midnights),
         runway,
     })
+}
+
+/// The last number that `holds`, which does so up to it and no further; 0 where 1 doesn't.
+///
+/// In few steps: a partition may reach over thousands of years, and there are millions of days in them.
+fn last_that(holds: impl Fn(u32) -> bool) -> u32 {
+    let (mut known, mut step) = (0, 1);
+    while holds(known + step) {
+        known += step;
+        step *= 2;
+    }
+    while step > 1 {
+        step /= 2;
+        if holds(known + step) {
+            known += step;
+        }
+    }
+    known
 }
 
 #[cfg(test)]

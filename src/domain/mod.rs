@@ -5,9 +5,13 @@
 
 #![forbid(unsafe_code)]
 
+pub mod archive;
 pub mod blocker;
 pub mod bound_text;
 pub mod calendar;
+pub mod csv;
+pub mod digest;
+pub mod growth;
 pub mod instant;
 pub mod maintenance;
 pub mod name;
@@ -17,3 +21,4 @@ pub mod policy;
 pub mod queue;
 pub mod retry;
 pub mod schedule;
+pub mod seal;

@@ -2,7 +2,7 @@
 //!
 //! A name is for people. No decision about a partition is taken from its name.
 
-use chrono::{Datelike, NaiveDate};
+use chrono::{Datelike, NaiveDate, Weekday};
 
 use super::calendar::{Granularity, Period};
 
@@ -17,15 +17,22 @@ pub enum NameError {
     TooLong(String),
 }
 
-/// The name of the partition of `parent` that holds the whole of `period`, such as
-/// `workflow_events_y2025m01`.
+/// The name of the partition of `parent` that holds the whole of `period`: `workflow_events_y2025m01` for a month,
+/// `workflow_events_y2025w03` for a week, by the year and number of ISO 8601, `workflow_events_y2025m01d15` for a day.
 ///
 /// # Errors
 ///
 /// [`NameError::TooLong`] where it, or the longest of its index names, would exceed 63 bytes.
 pub fn of_period(parent: &str, period: Period) -> Result<String, NameError> {
-    let start = period.start();
-    checked(format!("{parent}_y{:04}m{:02}", start.year(), start.month()))
+    let (start, week) = (period.start(), period.start().iso_week());
+    let suffix = match period.granularity() {
+        Granularity::Month => format!("y{:04}m{:02}", start.year(), start.month()),
+        Granularity::Week => format!("y{:04}w{:02}", week.year(), week.week()),
+        Granularity::Day => {
+            format!("y{:04}m{:02}d{:02}", start.year(), start.month(), start.day())
+        }
+    };
+    checked(format!("{parent}_{suffix}"))
 }
 
 /// The name of a partition that holds only a part of `period`, because others hold the rest: the
@@ -76,28 +83,58 @@ pub const STANDARD_INDEXES: [StandardIndex; 3] = [
 /// The period whose name [`of_period`] gives as `name`; `None` for any other name.
 #[must_use]
 pub fn parse(parent: &str, name: &str) -> Option<Period> {
-    let rest = name.strip_prefix(parent)?.strip_prefix("_y")?;
-    let (year, month) = rest.split_once('m')?;
-    let digits =
-        |text: &str, count| text.len() == count && text.bytes().all(|b| b.is_ascii_digit());
-    if !digits(year, 4) || !digits(month, 2) {
-        return None;
-    }
-    let first = NaiveDate::from_ymd_opt(year.parse().ok()?, month.parse().ok()?, 1)?;
-    Period::containing(Granularity::Month, first).ok()
+    let (year, rest) = number(name.strip_prefix(parent)?.strip_prefix("_y")?, 4)?;
+    let year = i32::try_from(year).ok()?;
+    let (granularity, first) = if let Some(rest) = rest.strip_prefix('w') {
+        let (week, rest) = number(rest, 2)?;
+        let first = NaiveDate::from_isoywd_opt(year, week, Weekday::Mon)?;
+        rest.is_empty().then_some((Granularity::Week, first))?
+    } else {
+        let (month, rest) = number(rest.strip_prefix('m')?, 2)?;
+        match rest.strip_prefix('d') {
+            None if rest.is_empty() => {
+                (Granularity::Month, NaiveDate::from_ymd_opt(year, month, 1)?)
+            }
+            Some(rest) => {
+                let (day, rest) = number(rest, 2)?;
+                let first = NaiveDate::from_ymd_opt(year, month, day)?;
+                rest.is_empty().then_some((Granularity::Day, first))?
+            }
+            None => return None,
+        }
+    };
+    Period::containing(granularity, first).ok()
+}
+
+/// The number that the first `digits` characters of a text give, all of them ASCII digits, and the rest.
+fn number(text: &str, digits: usize) -> Option<(u32, &str)> {
+    let (number, rest) = text.split_at_checked(digits)?;
+    let is_number = number.bytes().all(|b| b.is_ascii_digit());
+    is_number.then(|| number.parse().ok())?.map(|number| (number, rest))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn period(granularity: Granularity, y: i32, m: u32, d: u32) -> Period {
+        Period::containing(granularity, NaiveDate::from_ymd_opt(y, m, d).unwrap()).unwrap()
+    }
+
     fn month(y: i32, m: u32) -> Period {
-        Period::containing(Granularity::Month, NaiveDate::from_ymd_opt(y, m, 1).unwrap()).unwrap()
+        period(Granularity::Month, y, m, 1)
     }
 
     #[test]
-    fn every_month_round_trips_through_its_name() {
-        for period in month(1, 1).through(month(9999, 12)) {
+    fn every_period_round_trips_through_its_name() {
+        let all = |g, first, last| period(g, first, 1, 1).through(period(g, last, 12, 26));
+        let months = all(Granularity::Month, 1, 9999);
+        let weeks = all(Granularity::Week, 1, 9999);
+        // The days of some years, leap years and both ends among them.
+        let days = [(1, 4), (1899, 1901), (1999, 2001), (9996, 9999)]
+            .into_iter()
+            .flat_map(|(first, last)| all(Granularity::Day, first, last));
+        for period in months.chain(weeks).chain(days) {
             let name = of_period("workflow_events", period).unwrap();
             assert_eq!(parse("workflow_events", &name), Some(period), "{name}");
         }
@@ -113,6 +150,18 @@ mod tests {
             of_part("workflow_events", month(2025, 1), 2).unwrap(),
             "workflow_events_y2025m01_p2"
         );
+        for (granularity, y, m, d, name) in [
+            (Granularity::Week, 2025, 1, 15, "workflow_events_y2025w03"),
+            (Granularity::Day, 2025, 1, 15, "workflow_events_y2025m01d15"),
+            // The year of a week is that of its Thursday.
+            (Granularity::Week, 2024, 12, 31, "workflow_events_y2025w01"),
+            (Granularity::Week, 2027, 1, 1, "workflow_events_y2026w53"),
+            (Granularity::Week, 1, 1, 1, "workflow_events_y0001w01"),
+        ] {
+            assert_eq!(of_period("workflow_events", period(granularity, y, m, d)).unwrap(), name);
+        }
+        let week = period(Granularity::Week, 2025, 1, 15);
+        assert_eq!(of_part("workflow_events", week, 1).unwrap(), "workflow_events_y2025w03_p1");
         let names = STANDARD_INDEXES.map(|index| index.name_on("workflow_events_y2025m01"));
         assert_eq!(
             names,
@@ -137,6 +186,23 @@ mod tests {
             "workflow_events_y2025m+1",
             "Workflow_events_y2025m01",
             "workflow_events_y20250m01",
+            "workflow_events_y2025m01_p1",
+            "workflow_events_y2025w00",
+            "workflow_events_y2025w53",
+            "workflow_events_y2025w3",
+            "workflow_events_y2025w03d1",
+            "workflow_events_y2025w003",
+            "workflow_events_y0000w01",
+            "workflow_events_y9999w52",
+            "workflow_events_y2025m02d29",
+            "workflow_events_y2025m01d00",
+            "workflow_events_y2025m01d1",
+            "workflow_events_y2025m01d",
+            "workflow_events_y2025m01d015",
+            "workflow_events_y2025m01d15_p1",
+            "workflow_events_y2025m01w03",
+            "workflow_events_y2025w",
+            "workflow_events_y202\u{fc}m01",
         ] {
             assert_eq!(parse("workflow_events", name), None, "{name}");
         }
@@ -148,5 +214,14 @@ mod tests {
         assert!(of_period(&"x".repeat(43), month(2025, 1)).is_ok());
         assert!(of_period(&"x".repeat(44), month(2025, 1)).is_err());
         assert!(of_period(&"ü".repeat(22), month(2025, 1)).is_err());
+        // A week's is as long; a day's has 12, and a part 3 more.
+        assert!(of_period(&"x".repeat(43), period(Granularity::Week, 2025, 1, 1)).is_ok());
+        let day = period(Granularity::Day, 2025, 1, 1);
+        assert!(
+            of_period(&"x".repeat(40), day).is_ok() && of_period(&"x".repeat(41), day).is_err()
+        );
+        assert!(
+            of_part(&"x".repeat(37), day, 9).is_ok() && of_part(&"x".repeat(37), day, 10).is_err()
+        );
     }
 }

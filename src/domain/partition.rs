@@ -107,6 +107,8 @@ pub struct Partition {
     pub detach_pending: bool,
     /// Its row level security.
     pub row_security: RowSecurity,
+    /// The file that its rows are in (`pg_class.relfilenode`): another one after TRUNCATE or a rewrite.
+    pub file: u32,
 }
 
 /// Whether a table has row level security: its policies belong to the server alone.

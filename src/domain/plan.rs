@@ -5,9 +5,9 @@
 
 use std::collections::BTreeSet;
 
-use chrono::{Months, NaiveDate};
+use chrono::{Days, Months, NaiveDate};
 
-use super::calendar::{CalendarError, Period};
+use super::calendar::{CalendarError, Granularity, Period};
 use super::instant::Instant;
 use super::name::{self, NameError};
 use super::partition::{Bound, Extent, Kind, Partition, Range, holes};
@@ -36,6 +36,28 @@ pub struct Facts {
     pub partitions: Vec<Partition>,
     /// The names that relations of the parent's schema already have, partitions included.
     pub names: BTreeSet<String>,
+    /// The ranges of which nothing is retired or dropped.
+    pub holds: Vec<Hold>,
+    /// Whether this server can detach concurrently by a worker: one that is built with assertions can't.
+    pub detaches_concurrently: bool,
+}
+
+/// Somebody's wish that a range is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hold {
+    /// The range.
+    pub range: Range,
+    /// Why it is kept.
+    pub reason: String,
+}
+
+impl Facts {
+    /// Why a partition of that name and range is held; `None` where it isn't.
+    #[must_use]
+    pub fn held(&self, partition: &str, range: &Range) -> Option<Obstacle> {
+        let hold = self.holds.iter().find(|hold| hold.range.overlaps(range))?;
+        Some(Obstacle::Held { partition: partition.to_owned(), reason: hold.reason.clone() })
+    }
 }
 
 /// A partition to be made.
@@ -68,6 +90,12 @@ pub enum Obstacle {
     NameTaken {
         /// The name.
         name: String,
+    },
+    /// The name is that of a partition that is parked.
+    #[error("partition \"{partition}\" is parked")]
+    Parked {
+        /// The partition's name.
+        partition: String,
     },
     /// A partition that holds a part of the period.
     #[error("partition \"{partition}\" {range} holds a part of it")]
@@ -117,6 +145,36 @@ pub enum Obstacle {
         /// Why.
         reason: String,
     },
+    /// It is needed to replay runs that go on.
+    #[error(
+        "partition \"{partition}\" holds events of {runs} run(s) that are not finished, the first of them run {oldest}"
+    )]
+    UnfinishedRuns {
+        /// The partition's name.
+        partition: String,
+        /// How many such runs have events in it.
+        runs: u64,
+        /// The one with the oldest event in it.
+        oldest: String,
+    },
+    /// Whether it is needed to replay a run could not be found out.
+    #[error(
+        "whether partition \"{partition}\" holds events of runs that are not finished is not known: {reason}"
+    )]
+    ReplayUnknown {
+        /// The partition's name.
+        partition: String,
+        /// Why.
+        reason: String,
+    },
+    /// Somebody wants it kept.
+    #[error("partition \"{partition}\" is held: {reason}")]
+    Held {
+        /// The partition's name.
+        partition: String,
+        /// The reason that was given.
+        reason: String,
+    },
     /// The name would be cut off.
     #[error(transparent)]
     Name(#[from] NameError),
@@ -126,6 +184,12 @@ pub enum Obstacle {
 }
 
 impl Obstacle {
+    /// Whether it is as somebody wants it to be: nobody need look at it.
+    #[must_use]
+    pub const fn is_as_wanted(&self) -> bool {
+        matches!(self, Self::UnfinishedRuns { .. } | Self::Held { .. })
+    }
+
     /// The partition that it is about; `None` where it is about none.
     #[must_use]
     pub fn partition(&self) -> Option<&str> {
@@ -136,6 +200,10 @@ impl Obstacle {
             | Self::Undroppable { partition, .. }
             | Self::Foreign { partition }
             | Self::Unreadable { partition, .. }
+            | Self::UnfinishedRuns { partition, .. }
+            | Self::ReplayUnknown { partition, .. }
+            | Self::Held { partition, .. }
+            | Self::Parked { partition }
             | Self::Overlaps { partition, .. } => Some(partition),
             Self::NameTaken { name } => Some(name),
             Self::Name(_) | Self::Calendar(_) => None,
@@ -162,13 +230,17 @@ pub enum Answer {
 ///
 /// # Errors
 ///
-/// The obstacle: a partition that holds a part of the period, or a name that is taken.
+/// The obstacle: a partition that holds a part of the period, or a name that is taken; or a day that the zone has left
+/// out.
 pub fn for_period(
     facts: &Facts,
     period: Period,
     midnights: &impl Midnights,
 ) -> Result<Answer, Obstacle> {
     let range = range_of(period, midnights);
+    if range.lower >= range.upper {
+        return Err(CalendarError::LeftOut.into());
+    }
     let overlapping = |p: &&Partition| p.range().is_some_and(|r| r.overlaps(&range));
     if let Some(partition) = facts.partitions.iter().find(overlapping) {
         let name = partition.name.clone();
@@ -195,6 +267,14 @@ pub fn missing(
 ) -> (Vec<Creation>, Vec<Obstacle>) {
     let (mut creations, mut obstacles) = (Vec::new(), unreadable(facts));
     let taken: Vec<Range> = facts.partitions.iter().filter_map(Partition::range).collect();
+    let whole =
+        Range::between(midnights.midnight(window.0.start()), midnights.midnight(window.1.end()));
+    if facts.partitions.iter().all(|p| !p.detach_pending)
+        && holes(whole, taken.iter().copied()).is_empty()
+    {
+        // As nearly always. Midnights can be dear, and a window of days has many.
+        return (creations, obstacles);
+    }
     let mut names = facts.names.clone();
     for period in window.0.through(window.1) {
         let range = range_of(period, midnights);
@@ -261,21 +341,29 @@ pub fn window(
     Ok((first, last.unwrap_or(current)))
 }
 
-/// The end of what a retention of `months` lets go: the first day of the month that many months before the current one;
-/// `None` where nothing can lie before it.
+/// How many periods must be made ahead so that the day which comes `days` days after `today` is held.
+#[must_use]
+pub fn premake_for(granularity: Granularity, today: NaiveDate, days: u32) -> Option<u32> {
+    let current = Period::containing(granularity, today).ok()?;
+    let then = today.checked_add_days(Days::new(days.into()))?;
+    let last = Period::containing(granularity, then).ok()?;
+    u32::try_from(current.through(last).count() - 1).ok()
+}
+
+/// The end of what a retention of `months` lets go: the first day of the month that many months before the current one,
+/// whatever the granularity; `None` where nothing can lie before it.
 ///
-/// `months` is at least 1 where it comes from a [`Policy`]; with 0 nothing goes, because the current period is never
+/// `months` is at least 1 where it comes from a [`Policy`]; with 0 nothing goes, because the current month is never
 /// dropped.
 pub fn cutoff(
     facts: &Facts,
-    policy: &Policy,
     months: u32,
     midnights: &impl Midnights,
 ) -> Result<Option<Bound>, CalendarError> {
-    let current = Period::containing(policy.granularity, facts.today)?;
+    let current = Period::containing(Granularity::Month, facts.today)?;
     Ok(match current.start().checked_sub_months(Months::new(months)) {
         // Nothing can lie before the first day that PostgreSQL's names reach.
-        Some(first) if months > 0 && Period::containing(policy.granularity, first).is_ok() => {
+        Some(first) if months > 0 && Period::containing(Granularity::Month, first).is_ok() => {
             Some(Bound::At(midnights.midnight(first)))
         }
         _ => None,
@@ -286,12 +374,11 @@ pub fn cutoff(
 /// an obstacle.
 pub fn outdated(
     facts: &Facts,
-    policy: &Policy,
     months: u32,
     midnights: &impl Midnights,
 ) -> Result<(Vec<Retirement>, Vec<Obstacle>), CalendarError> {
     let (mut retirements, mut obstacles) = (Vec::new(), unreadable(facts));
-    let Some(cutoff) = cutoff(facts, policy, months, midnights)? else {
+    let Some(cutoff) = cutoff(facts, months, midnights)? else {
         return Ok((retirements, obstacles));
     };
     for partition in &facts.partitions {
@@ -303,6 +390,8 @@ pub fn outdated(
             obstacles.push(Obstacle::DetachPending { partition: name });
         } else if partition.kind == Kind::Foreign {
             obstacles.push(Obstacle::Foreign { partition: name });
+        } else if let Some(held) = facts.held(&name, &range) {
+            obstacles.push(held);
         } else {
             retirements.push(Retirement { oid: partition.oid, name, range });
         }
@@ -338,3 +427,7 @@ fn unreadable(facts: &Facts) -> Vec<Obstacle> {
 #[cfg(test)]
 #[path = "plan_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "granularity_tests.rs"]
+mod granularity_tests;

@@ -31,12 +31,20 @@ fn partition(oid: u32, name: &str, range: Range) -> Partition {
         kind: Kind::Table,
         detach_pending: false,
         row_security: RowSecurity::default(),
+        file: oid,
     }
 }
 
 fn facts(today: NaiveDate, partitions: Vec<Partition>) -> Facts {
     let names = partitions.iter().map(|p| p.name.clone()).collect();
-    Facts { parent: "workflow_events".into(), today, partitions, names }
+    Facts {
+        parent: "workflow_events".into(),
+        today,
+        partitions,
+        names,
+        holds: Vec::new(),
+        detaches_concurrently: true,
+    }
 }
 
 /// The facts after the creations were carried out.
@@ -128,7 +136,7 @@ fn a_default_partition_covers_nothing_and_stops_nothing() {
     let facts = facts(date(2026, 11, 24), vec![default]);
     let window = window(&facts, &Policy::default(), 0).unwrap();
     assert_eq!(missing(&facts, window, &utc).0.len(), 4);
-    assert_eq!(outdated(&facts, &Policy::default(), 1, &utc).unwrap(), (vec![], vec![]));
+    assert_eq!(outdated(&facts, 1, &utc).unwrap(), (vec![], vec![]));
 }
 
 #[test]
@@ -143,7 +151,7 @@ fn retirement_goes_by_the_upper_bound() {
         vec![partition(1, "wide", wide), partition(2, "old", old), partition(3, "open", unbounded)],
     );
     let retire = |months| {
-        let (retirements, _) = outdated(&facts, &Policy::default(), months, &utc).unwrap();
+        let (retirements, _) = outdated(&facts, months, &utc).unwrap();
         retirements.iter().map(|r| r.oid).collect::<Vec<_>>()
     };
     assert_eq!(retire(12), [2], "the month 12 before November 2026 is November 2025");
@@ -163,7 +171,7 @@ fn what_must_not_be_dropped_is_named() {
     let mut unclear = partition(3, "u", range);
     unclear.extent = Extent::Unreadable("two keys".into());
     let facts = facts(date(2026, 11, 24), vec![foreign, pending, unclear]);
-    let (retirements, obstacles) = outdated(&facts, &Policy::default(), 1, &utc).unwrap();
+    let (retirements, obstacles) = outdated(&facts, 1, &utc).unwrap();
     assert_eq!(retirements, []);
     assert_eq!(obstacles.len(), 3, "{obstacles:?}");
 }
@@ -250,7 +258,7 @@ proptest! {
         partitions in catalogs(), months in 0_u32..30,
     ) {
         let base = facts(date(2026, 11, 24), partitions);
-        let (retirements, _) = outdated(&base, &Policy::default(), months, &utc).unwrap();
+        let (retirements, _) = outdated(&base, months, &utc).unwrap();
         let current = Bound::At(utc(date(2026, 11, 1)));
         for retirement in &retirements {
             let partition = base.partitions.iter().find(|p| p.oid == retirement.oid).unwrap();

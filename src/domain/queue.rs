@@ -14,11 +14,13 @@ pub enum Task {
     Create,
     /// Retiring old ones.
     Retire,
+    /// Sealing those that are closed.
+    Seal,
 }
 
 impl Task {
     /// All tasks, in the order in which a worker does them: creation comes first.
-    pub const ALL: [Self; 2] = [Self::Create, Self::Retire];
+    pub const ALL: [Self; 3] = [Self::Create, Self::Retire, Self::Seal];
 
     /// The word that the ledger uses.
     #[must_use]
@@ -26,6 +28,7 @@ impl Task {
         match self {
             Self::Create => "create",
             Self::Retire => "retire",
+            Self::Seal => "seal",
         }
     }
 }
@@ -118,9 +121,14 @@ impl Queue {
 
     /// What a worker for this database is to do, task by task, and what the one before it said last.
     #[must_use]
-    pub fn orders(&self, oid: u32, now: Duration, limits: Limits) -> ([Order; 2], u64) {
+    pub fn orders(
+        &self,
+        oid: u32,
+        now: Duration,
+        limits: Limits,
+    ) -> ([Order; Task::ALL.len()], u64) {
         let Some(entry) = self.databases.get(&oid) else {
-            return ([Order::default(); 2], 0);
+            return ([Order::default(); Task::ALL.len()], 0);
         };
         let order = |track: &Track| Order {
             due: track.due.is_some_and(|due| due <= now),
@@ -148,7 +156,7 @@ impl Queue {
     pub fn ended(
         &mut self,
         oid: u32,
-        (outcomes, last_words): ([Outcome; 2], u64),
+        (outcomes, last_words): ([Outcome; Task::ALL.len()], u64),
         now: Duration,
         limits: Limits,
         jitter: u8,
@@ -180,9 +188,9 @@ mod tests {
     use super::*;
 
     const LIMITS: Limits = Limits { attempts_per_hour: 12, breaker_failures: 24 };
-    const DONE: ([Outcome; 2], u64) = ([Outcome::Done; 2], 0);
-    const FAILED: ([Outcome; 2], u64) = ([Outcome::Failed; 2], 0);
-    const BOTH: [Order; 2] = [Order { due: true, insist: false }; 2];
+    const DONE: ([Outcome; 3], u64) = ([Outcome::Done; 3], 0);
+    const FAILED: ([Outcome; 3], u64) = ([Outcome::Failed; 3], 0);
+    const ALL: [Order; 3] = [Order { due: true, insist: false }; 3];
 
     fn s(seconds: u64) -> Duration {
         Duration::from_secs(seconds)
@@ -193,7 +201,7 @@ mod tests {
         let mut queue = Queue::default();
         queue.observe(&[5, 7, 9], s(0));
         assert_eq!(queue.next(s(0)), Some(5));
-        assert_eq!(queue.orders(5, s(0), LIMITS), (BOTH, 0));
+        assert_eq!(queue.orders(5, s(0), LIMITS), (ALL, 0));
         queue.started(5, s(0));
         assert_eq!(queue.next(s(0)), Some(7), "5 runs");
         assert_eq!(queue.ended(5, DONE, s(1), LIMITS, 0), 0);
@@ -230,15 +238,36 @@ mod tests {
         let mut queue = Queue::default();
         queue.observe(&[1], s(0));
         queue.started(1, s(0));
-        let blocked = ([Outcome::Blocked, Outcome::Failed], 3);
+        let blocked = ([Outcome::Blocked, Outcome::Failed, Outcome::Done], 3);
         queue.ended(1, blocked, s(0), LIMITS, 0);
         assert_eq!(queue.until_next(s(0)), Some(s(1)));
         let create = Order { due: true, insist: false };
-        assert_eq!(queue.orders(1, s(1), LIMITS), ([create, Order::default()], 3));
+        assert_eq!(
+            queue.orders(1, s(1), LIMITS),
+            ([create, Order::default(), Order::default()], 3)
+        );
         queue.started(1, s(1));
         // What it says of a task that wasn't ordered doesn't count.
-        assert_eq!(queue.ended(1, ([Outcome::Done, Outcome::Failed], 3), s(2), LIMITS, 0), 1);
+        assert_eq!(
+            queue.ended(1, ([Outcome::Done, Outcome::Failed, Outcome::Failed], 3), s(2), LIMITS, 0),
+            1
+        );
         assert_eq!(queue.until_next(s(2)), Some(s(8)), "retirement keeps its time");
+    }
+
+    #[test]
+    fn what_is_unfinished_goes_on_after_the_other_databases_had_their_turn() {
+        let mut queue = Queue::default();
+        queue.observe(&[1, 2], s(0));
+        queue.started(1, s(0));
+        let unfinished = ([Outcome::Done, Outcome::Done, Outcome::Unfinished], 0);
+        assert_eq!(queue.ended(1, unfinished, s(0), LIMITS, 0), 0, "it is no failure");
+        assert_eq!(queue.next(s(1)), Some(2));
+        queue.started(2, s(1));
+        assert_eq!(queue.next(s(1)), Some(1));
+        let seal = Order { due: true, insist: false };
+        let orders = [Order::default(), Order::default(), seal];
+        assert_eq!(queue.orders(1, s(1), LIMITS), (orders, 0));
     }
 
     #[test]

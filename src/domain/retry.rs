@@ -10,6 +10,8 @@
 //!                     BLOCKED: somebody holds what is needed; only looks, nobody is made to wait
 //! ```
 //!
+//! What is unfinished goes on after a second.
+//!
 //! Times are durations since some fixed moment, from a clock that never goes back.
 
 use std::collections::VecDeque;
@@ -20,6 +22,8 @@ use std::time::Duration;
 pub enum Outcome {
     /// All that was due is done, or there was nothing to do.
     Done,
+    /// A part of what was due is done, and nothing failed: the rest comes with the next pass.
+    Unfinished,
     /// Something failed, or the worker ended without a word.
     Failed,
     /// A lock was waited for, while others queued behind, and could not be had in time.
@@ -119,12 +123,12 @@ impl Record {
         jitter: u8,
     ) -> Option<Duration> {
         let wait = match outcome {
-            Outcome::Done => {
+            Outcome::Done | Outcome::Unfinished => {
                 *self = Self {
                     failed_tries: std::mem::take(&mut self.failed_tries),
                     ..Self::default()
                 };
-                return None;
+                return (outcome == Outcome::Unfinished).then(|| now + LOOK.0);
             }
             Outcome::Blocked => {
                 let since = *self.blocked_since.get_or_insert(now);

@@ -6,7 +6,7 @@ use chrono::NaiveDate;
 use pgrx::pg_sys::Oid;
 
 use crate::db::catalog::{self, Extension, Table};
-use crate::db::{calendar, policy};
+use crate::db::{calendar, hold, policy};
 use crate::domain::instant::Instant;
 use crate::domain::plan::{Facts, Midnights};
 use crate::domain::policy::Policy;
@@ -61,7 +61,17 @@ impl Context {
         let (_, today) = calendar::now(&self.policy.time_zone)?;
         let parent = catalog::EVENTS.to_owned();
         let partitions = catalog::partitions(&self.table)?;
-        Ok(Facts { parent, today, partitions, names: BTreeSet::new() })
+        // They are the extension's own, and who may see a plan may not be able to read them.
+        let holds = identity::run_as(self.extension.owner, hold::all)?;
+        let detaches_concurrently = !server::has_assertions();
+        Ok(Facts {
+            parent,
+            today,
+            partitions,
+            names: BTreeSet::new(),
+            holds,
+            detaches_concurrently,
+        })
     }
 
     /// Where the policy's midnights lie.

@@ -13,11 +13,11 @@ use crate::db::lock::{self, Budget, Mode};
 use crate::db::{calendar, catalog, ddl, index, ledger, protection, query};
 use crate::domain::calendar::Period;
 use crate::domain::name::{self, STANDARD_INDEXES};
-use crate::domain::plan::{self, Answer, Creation};
+use crate::domain::plan::{self, Answer, Creation, Obstacle};
 use crate::error::{Error, Result};
 use crate::lifecycle::context::Context;
 use crate::lifecycle::default_partition::DefaultPartition;
-use crate::lifecycle::plan::blocked;
+use crate::lifecycle::plan::{self as whole_plan, blocked};
 use crate::pg::{identity, subtransaction};
 use crate::settings::Settings;
 
@@ -60,8 +60,10 @@ pub fn one(wanted: Wanted, settings: Settings) -> Result<(String, Report)> {
 
     let wanted_name = name::of_period(catalog::EVENTS, period).unwrap_or_default();
     let answer = |context: &Context| {
-        plan::for_period(&context.facts()?, period, &context.midnights())
-            .map_err(|obstacle| Error::from(obstacle).not_created(&wanted_name))
+        plan::for_period(&context.facts()?, period, &context.midnights()).map_err(|obstacle| {
+            let obstacle = parked_or(context, obstacle);
+            Error::from(obstacle).not_created(&wanted_name)
+        })
     };
     // Whatever stands in the way is said below, under the lock: here somebody may be about to end it.
     if let Ok(Answer::Exists(name)) = answer(&context) {
@@ -85,6 +87,16 @@ pub fn one(wanted: Wanted, settings: Settings) -> Result<(String, Report)> {
     })?;
     record(&context, "create", &report, settings)?;
     Ok((name, report))
+}
+
+/// A name that is taken may be that of a parked partition, whose rows nobody should drop for it.
+fn parked_or(context: &Context, obstacle: Obstacle) -> Obstacle {
+    let Obstacle::NameTaken { name } = &obstacle else { return obstacle };
+    let retired = whole_plan::retired(context).unwrap_or_default();
+    match retired.iter().find(|r| r.is_detached() && r.partition.name == *name) {
+        Some(parked) => Obstacle::Parked { partition: parked.partition.name.clone() },
+        None => obstacle,
+    }
 }
 
 /// Makes all partitions that are missing between two periods. What stands in the way of one of them
@@ -155,6 +167,16 @@ pub fn planned(context: &Context, creation: &Creation, settings: Settings) -> Re
 /// [`Error::NoCreatePrivilege`] where the owner may not create tables beside its table;
 /// [`Error::UnsafeOwner`] as [`require_safe_owner`].
 pub fn as_owner<T>(context: &Context, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    require_able_owner(context)?;
+    identity::run_as(context.table.owner, work)
+}
+
+/// Refuses where a partition can't be made and attached as the table's owner.
+///
+/// # Errors
+///
+/// As [`as_owner`].
+pub fn require_able_owner(context: &Context) -> Result<()> {
     let table = &context.table;
     require_safe_owner(context)?;
     if !catalog::may_create_in(table.owner, table.schema_oid)? {
@@ -163,7 +185,7 @@ pub fn as_owner<T>(context: &Context, work: impl FnOnce() -> Result<T>) -> Resul
             schema: table.schema.clone(),
         });
     }
-    identity::run_as(table.owner, work)
+    Ok(())
 }
 
 /// Refuses a superuser's event log whose foreign key points to a table of somebody who is none.
@@ -200,19 +222,25 @@ struct Built {
 /// Builds a table like the event log, with the standard indexes under their names and the parent's
 /// protection. Nobody waits: it locks nothing that others use.
 fn build(context: &Context, creation: &Creation) -> Result<Built> {
+    let (oid, notes) = build_table(context, &creation.name)?;
+    Ok(Built { oid, creation: creation.clone(), notes })
+}
+
+/// The same by its name: its OID, and what it lacks of the parent's protection.
+pub fn build_table(context: &Context, partition: &str) -> Result<(Oid, Vec<String>)> {
     let table = &context.table;
-    let name = Qualified { schema: &table.schema, name: &creation.name };
-    ddl::create_like(table, &creation.name)?;
-    let oid = catalog::find_table(table.schema_oid, &creation.name)?
+    let name = Qualified { schema: &table.schema, name: partition };
+    ddl::create_like(table, partition)?;
+    let oid = catalog::find_table(table.schema_oid, partition)?
         .ok_or_else(|| Error::Internal(format!("table {name} is not there after its creation")))?;
     let mut notes = Vec::new();
     for standard in STANDARD_INDEXES {
-        let wanted = standard.name_on(&creation.name);
+        let wanted = standard.name_on(partition);
         match index::on_columns(oid, standard.columns)?.first() {
             None => index::create(&standard, name)?,
             Some(copied) if copied.name != wanted => {
                 let copied = Qualified { schema: &copied.schema, name: &copied.name };
-                // A month is worth more than the name of its index.
+                // A partition is worth more than the name of its index.
                 if let Err(error) = subtransaction::run(|| index::rename(copied, &wanted)) {
                     notes.push(format!("index \"{}\" keeps its name: {error}", copied.name));
                 }
@@ -221,7 +249,7 @@ fn build(context: &Context, creation: &Creation) -> Result<Built> {
         }
     }
     notes.extend(protection::copy(table, oid, name)?);
-    Ok(Built { oid, creation: creation.clone(), notes })
+    Ok((oid, notes))
 }
 
 /// As [`build`], in a subtransaction, with an error that names the partition.

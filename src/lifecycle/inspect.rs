@@ -2,15 +2,16 @@
 
 use pgrx::PgSqlErrorCode as Sqlstate;
 
-use crate::db::{catalog, index, protection, query};
+use crate::db::{calendar, catalog, index, protection, query};
 use crate::domain::instant::Instant;
 use crate::domain::name::{self, STANDARD_INDEXES, StandardIndex};
 use crate::domain::partition::{Bound, Extent, Kind, Partition};
 use crate::domain::plan;
 use crate::error::Result;
 use crate::lifecycle::context::Context;
-use crate::lifecycle::coverage;
+use crate::lifecycle::{coverage, replay};
 use crate::pg::time_zone;
+use crate::settings::Settings;
 
 /// How bad a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -161,6 +162,32 @@ pub fn coverage(context: &Context) -> Result<Finding> {
     })
 }
 
+/// Whether it can be told which runs go on, so that retention keeps their events.
+pub fn retention(context: &Context, settings: Settings) -> Result<Finding> {
+    const CHECK: &str = "retention";
+    Ok(match replay::unfinished_runs(context, settings) {
+        Ok(Some(runs)) => {
+            Finding::ok(CHECK, format!("events of {runs} run(s) that are not finished are kept"))
+        }
+        Ok(None) if context.policy.retention_months.is_none() => Finding::ok(
+            CHECK,
+            "the policy retires nothing, and nothing says whether a run has finished",
+        ),
+        Ok(None) => Finding::bad(
+            CHECK,
+            Status::Warning,
+            "nothing says whether a run has finished: retention goes by age alone",
+            "It is told by the columns status and finished_at of workflow_runs.",
+        ),
+        Err(error) => Finding::bad(
+            CHECK,
+            Status::Warning,
+            format!("which runs are not finished is not known, so nothing is retired: {error}"),
+            "See what the owner of workflow_runs is told who asks for them.",
+        ),
+    })
+}
+
 /// Partitions that cannot be maintained like the others.
 pub fn partitions(context: &Context) -> Result<Vec<Finding>> {
     const CHECK: &str = "partitions";
@@ -226,8 +253,10 @@ fn misalignment(partition: &Partition, zone: &str) -> Option<String> {
 
 fn is_midnight(instant: Instant, zone: &str) -> bool {
     use chrono::Timelike;
-    time_zone::civil_time(zone, instant.0)
-        .is_none_or(|civil| civil.num_seconds_from_midnight() == 0 && instant.0 % 1_000_000 == 0)
+    time_zone::civil_time(zone, instant.0).is_none_or(|civil| {
+        civil.num_seconds_from_midnight() == 0 && instant.0 % 1_000_000 == 0
+            || calendar::begins_a_day(civil, instant, zone)
+    })
 }
 
 /// What a partition lacks of a standard index.

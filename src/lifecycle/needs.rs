@@ -12,6 +12,7 @@ use crate::domain::maintenance::Retiring;
 use crate::error::Result;
 use crate::lifecycle::context::Context;
 use crate::lifecycle::default_partition::DefaultPartition;
+use crate::lifecycle::replay;
 
 /// What making a partition needs.
 pub fn of_creation(context: &Context) -> Result<Vec<Need>> {
@@ -45,16 +46,38 @@ pub fn of_retiring(context: &Context, step: &Retiring) -> Result<Vec<Need>> {
             let runs = on_referenced(context.table.oid, Mode::ShareRowExclusive)?;
             first.into_iter().chain(runs).collect()
         }
-        Retiring::DropDetached(_) => {
+        Retiring::DetachLocked(_) => {
+            let first = [events(Mode::AccessExclusive), partition];
+            let runs = on_referenced(context.table.oid, Mode::ShareRowExclusive)?;
+            first.into_iter().chain(runs).collect()
+        }
+        Retiring::Restore(_) => {
+            // It has a foreign key of its own already, which takes more than making one.
+            let runs = on_referenced(context.table.oid, Mode::AccessExclusive)?;
+            let default = DefaultPartition::find(context)?.map(|default| default.need());
+            let first = std::iter::once(events(Mode::ShareUpdateExclusive)).chain(default);
+            first.chain(runs).chain(std::iter::once(partition)).collect()
+        }
+        Retiring::Archive(_) | Retiring::DropDetached(_) => {
             let runs = on_referenced(oid, Mode::AccessExclusive)?;
+            let runs = if runs.is_empty() { on_runs(context)? } else { runs };
             runs.into_iter().chain(std::iter::once(partition)).collect()
         }
-        Retiring::DropAttached(_) => vec![events(Mode::AccessExclusive), partition],
+        Retiring::DropAttached(_) => {
+            let first = [events(Mode::AccessExclusive), partition];
+            first.into_iter().chain(on_runs(context)?).collect()
+        }
     })
 }
 
 fn on_events(context: &Context, mode: Mode) -> Need {
     lock(context.table.oid, EVENTS, mode)
+}
+
+/// What looking under a lock whether a run goes on needs.
+fn on_runs(context: &Context) -> Result<Vec<Need>> {
+    let runs = replay::runs(context)?;
+    Ok(runs.map(|runs| lock(runs, catalog::RUNS, Mode::Share)).into_iter().collect())
 }
 
 fn on_referenced(table: Oid, mode: Mode) -> Result<Vec<Need>> {

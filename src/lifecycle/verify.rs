@@ -5,11 +5,15 @@ use pgrx::{PgSqlErrorCode as Sqlstate, Uuid};
 use crate::db::catalog::{self, RUNS};
 use crate::db::ident::{Ident, Qualified};
 use crate::db::ledger::{self, LastAttempt};
-use crate::db::query;
+use crate::db::{calendar, query};
+use crate::domain::instant::Instant;
+use crate::domain::partition::Bound;
+use crate::domain::plan;
 use crate::error::{Error, Result};
 use crate::lifecycle::context::{Context, LIBRARY_VERSION, require_privileges_of};
 use crate::lifecycle::create::require_safe_owner;
 use crate::lifecycle::inspect::{self, Finding, Status};
+use crate::lifecycle::{coverage, growth, seal_check};
 use crate::pg::{board, identity, server, subtransaction};
 use crate::settings::{Settings, WorkerSettings};
 
@@ -27,15 +31,23 @@ const PROBES: [(&str, i32); 4] = [
 /// # Errors
 ///
 /// Where the extension is not installed, or the caller may not act as the table's owner.
-pub fn event_log(settings: Settings, worker: &WorkerSettings) -> Result<Vec<Finding>> {
+pub fn event_log(
+    settings: Settings,
+    worker: &WorkerSettings,
+    recompute: bool,
+) -> Result<Vec<Finding>> {
     // What the catalogs say is compared as text: no setting of the caller's may change how it is written.
     identity::pinned(|| {
         identity::set_lock_timeout(settings.lock_timeout_ms);
-        event_log_pinned(settings, worker)
+        event_log_pinned(settings, worker, recompute)
     })
 }
 
-fn event_log_pinned(settings: Settings, worker: &WorkerSettings) -> Result<Vec<Finding>> {
+fn event_log_pinned(
+    settings: Settings,
+    worker: &WorkerSettings,
+    recompute: bool,
+) -> Result<Vec<Finding>> {
     let extension = catalog::extension()?;
     let mut findings = vec![version(&extension.version), self::worker(worker)?];
     findings.extend(lock_timeout(settings));
@@ -59,8 +71,11 @@ fn event_log_pinned(settings: Settings, worker: &WorkerSettings) -> Result<Vec<F
     findings.extend(inspect::keys(&context)?);
     findings.push(inspect::coverage(&context)?);
     findings.extend(inspect::partitions(&context)?);
+    findings.push(growth::finding(&context)?);
     findings.push(inspect::indexes(&context)?);
     findings.push(inspect::protection(&context)?);
+    findings.push(inspect::retention(&context, settings)?);
+    findings.push(seal_check::sealed(&context, recompute)?);
     for (check, days) in PROBES {
         findings.push(match &safe {
             Ok(()) => probe(&context, check, days)?,
@@ -240,13 +255,7 @@ fn probe(context: &Context, check: &'static str, days: i32) -> Result<Finding> {
             "Start a run, then call it again.",
         ),
         Err(Error::Server(failure)) if failure.message.starts_with("no partition of relation") => {
-            let status = if days < 0 { Status::Warning } else { Status::Failed };
-            let hint = format!(
-                "SELECT create_workflow_events_partition(now() {} interval '{} days');",
-                if days < 0 { '-' } else { '+' },
-                days.abs()
-            );
-            Finding::bad(check, status, "no partition holds that time", hint)
+            not_held(context, check, days)?
         }
         Err(error) if error.sqlstate() == Sqlstate::ERRCODE_LOCK_NOT_AVAILABLE => {
             let hint = "Somebody has the run or the partition locked; call it again.";
@@ -258,6 +267,38 @@ fn probe(context: &Context, check: &'static str, days: i32) -> Result<Finding> {
         }
     })
 }
+
+/// The finding that no partition holds what is some days from now: a failure where the policy wants one.
+fn not_held(context: &Context, check: &'static str, days: i32) -> Result<Finding> {
+    let detail = "no partition holds that time";
+    if days < 0 {
+        let hint = format!(
+            "SELECT create_workflow_events_partition(now() - interval '{} days');",
+            days.unsigned_abs()
+        );
+        return Ok(Finding::bad(check, Status::Warning, detail, hint));
+    }
+    let policy = &context.policy;
+    let (now, today) = calendar::now(&policy.time_zone)?;
+    let then = Instant(now.0.saturating_add(i64::from(days) * DAY_US));
+    // A day more, since they differ in length.
+    let enough = plan::premake_for(policy.granularity, today, days.unsigned_abs() + 1);
+    Ok(match enough {
+        Some(premake) if Bound::At(then) >= coverage::of(context)?.wanted_until => {
+            let detail = format!("{detail}: the policy makes fewer periods ahead");
+            let hint = format!("UPDATE meshhook_events.policy SET premake = {premake};");
+            Finding::bad(check, Status::Warning, detail, hint)
+        }
+        _ => {
+            let hint =
+                format!("SELECT create_workflow_events_partition(now() + interval '{days} days');");
+            Finding::bad(check, Status::Failed, detail, hint)
+        }
+    })
+}
+
+/// A day, in microseconds.
+const DAY_US: i64 = 24 * 3_600 * 1_000_000;
 
 /// Whether an event that is inserted is read back; `None` where there is no run for it.
 fn write_and_read_back(context: &Context, days: i32) -> Result<Option<bool>> {

@@ -88,6 +88,24 @@ pub fn run_as<R>(role: pg_sys::Oid, work: impl FnOnce() -> R) -> R {
     result
 }
 
+/// The same for work that must see every row: row level security that is forced on the owner too doesn't hide any, as in
+/// the server's own checks of foreign keys; what would still hide some is an error.
+///
+/// `role` is the owner of the tables that are read, and could lift it anyway.
+pub fn run_as_seeing_all<R>(role: pg_sys::Oid, work: impl FnOnce() -> R) -> R {
+    let previous = Previous::enter(role, RESTRICTION | pg_sys::SECURITY_NOFORCE_RLS);
+    set(c"row_security", c"off");
+    let result = work();
+    drop(previous);
+    result
+}
+
+/// Whether the current role may have the server write files.
+#[must_use]
+pub fn may_write_server_files() -> bool {
+    has_privileges_of(current_role(), pg_sys::ROLE_PG_WRITE_SERVER_FILES.into())
+}
+
 /// Runs `work` as the current role, with the settings pinned; they come back at the end.
 pub fn pinned<R>(work: impl FnOnce() -> R) -> R {
     let mut unchanged = (pg_sys::InvalidOid, 0);
@@ -97,6 +115,37 @@ pub fn pinned<R>(work: impl FnOnce() -> R) -> R {
     let result = work();
     drop(previous);
     result
+}
+
+/// Runs `work` with these settings, which are anybody's to set; they come back at the end.
+pub fn with_settings<R>(settings: &[(&CStr, &CStr)], work: impl FnOnce() -> R) -> R {
+    let level = SettingLevel::open();
+    for (name, value) in settings {
+        set(name, value);
+    }
+    let result = work();
+    drop(level);
+    result
+}
+
+/// A level of settings, closed when dropped.
+struct SettingLevel(c_int);
+
+impl SettingLevel {
+    fn open() -> Self {
+        // SAFETY: Drop or the abort of the (sub)transaction closes it.
+        Self(unsafe { pg_sys::NewGUCNestLevel() })
+    }
+}
+
+impl Drop for SettingLevel {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            // While an error unwinds, the abort that follows undoes the settings, as for `Previous`.
+            // SAFETY: the level was opened by `open`, and every level above it is closed again.
+            unsafe { pg_sys::AtEOXact_GUC(false, self.0) };
+        }
+    }
 }
 
 /// Sets `name` until the level of settings that is open now is closed.

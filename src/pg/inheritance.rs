@@ -36,6 +36,8 @@ pub struct Child {
     pub detach_pending: bool,
     /// Its row level security.
     pub row_security: RowSecurity,
+    /// The file that its rows are in (`relfilenode`).
+    pub file: pg_sys::Oid,
     /// What it may hold.
     pub extent: Extent,
 }
@@ -89,13 +91,14 @@ fn child(
 ) -> Option<Child> {
     // SAFETY: the row is of pg_class, the columns read are among the fixed ones at its beginning, and a name is a C
     // string within its 64 bytes.
-    let (schema, name, kind, row_security) = unsafe {
+    let (schema, name, kind, row_security, file) = unsafe {
         let row = pg_sys::GETSTRUCT(row).cast::<pg_sys::FormData_pg_class>();
         let name = std::ffi::CStr::from_ptr((&raw const (*row).relname.data).cast());
         let row_security =
             RowSecurity { enabled: (*row).relrowsecurity, forced: (*row).relforcerowsecurity };
         let name = name.to_str().ok().map(str::to_owned);
-        ((*row).relnamespace, name, (*row).relkind.cast_unsigned(), row_security)
+        let kind = (*row).relkind.cast_unsigned();
+        ((*row).relnamespace, name, kind, row_security, (*row).relfilenode)
     };
     let number = pg_sys::Anum_pg_class_relpartbound as i32;
     let mut is_null = true;
@@ -107,7 +110,7 @@ fn child(
     }
     // SAFETY: the value is of relpartbound, not null, and lives as long as the row.
     let extent = unsafe { bound::stored_extent(bound) };
-    Some(Child { oid, schema, name, kind, detach_pending, row_security, extent })
+    Some(Child { oid, schema, name, kind, detach_pending, row_security, file, extent })
 }
 
 /// A catalog and the index to find its rows by, both open.

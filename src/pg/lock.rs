@@ -10,7 +10,9 @@ pub enum Mode {
     AccessShare,
     /// Conflicts with other maintenance, not with reading or writing.
     ShareUpdateExclusive,
-    /// Conflicts with writing.
+    /// Conflicts with writing, not with itself.
+    Share,
+    /// Conflicts with writing, and with itself.
     ShareRowExclusive,
     /// Conflicts with everything.
     AccessExclusive,
@@ -21,6 +23,7 @@ impl Mode {
         match self {
             Self::AccessShare => pg_sys::AccessShareLock as pg_sys::LOCKMODE,
             Self::ShareUpdateExclusive => pg_sys::ShareUpdateExclusiveLock as pg_sys::LOCKMODE,
+            Self::Share => pg_sys::ShareLock as pg_sys::LOCKMODE,
             Self::ShareRowExclusive => pg_sys::ShareRowExclusiveLock as pg_sys::LOCKMODE,
             Self::AccessExclusive => pg_sys::AccessExclusiveLock as pg_sys::LOCKMODE,
         }
@@ -32,6 +35,7 @@ impl Mode {
         match self {
             Self::AccessShare => "ACCESS SHARE",
             Self::ShareUpdateExclusive => "SHARE UPDATE EXCLUSIVE",
+            Self::Share => "SHARE",
             Self::ShareRowExclusive => "SHARE ROW EXCLUSIVE",
             Self::AccessExclusive => "ACCESS EXCLUSIVE",
         }
@@ -45,6 +49,13 @@ impl Mode {
             Self::ShareUpdateExclusive => &[
                 "ShareUpdateExclusiveLock",
                 "ShareLock",
+                "ShareRowExclusiveLock",
+                "ExclusiveLock",
+                "AccessExclusiveLock",
+            ],
+            Self::Share => &[
+                "RowExclusiveLock",
+                "ShareUpdateExclusiveLock",
                 "ShareRowExclusiveLock",
                 "ExclusiveLock",
                 "AccessExclusiveLock",

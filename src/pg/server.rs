@@ -47,6 +47,16 @@ pub fn is_binary_upgrade() -> bool {
     unsafe { pg_sys::IsBinaryUpgrade }
 }
 
+/// Whether the server was built with assertions (the setting `debug_assertions`).
+#[must_use]
+pub fn has_assertions() -> bool {
+    // SAFETY: reads a setting that every server has; the text is compared before anything can change it.
+    unsafe {
+        let value = pg_sys::GetConfigOption(c"debug_assertions".as_ptr(), true, false);
+        !value.is_null() && std::ffi::CStr::from_ptr(value) == c"on"
+    }
+}
+
 /// Whether `relation` has a column of that name.
 #[must_use]
 pub fn has_column(relation: pg_sys::Oid, column: &str) -> bool {

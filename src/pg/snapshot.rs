@@ -2,6 +2,23 @@
 
 use pgrx::pg_sys;
 
+/// Runs `work`, whose queries that only read see what is committed now, also in a transaction whose snapshot is older
+/// (REPEATABLE READ), and what this transaction has done so far.
+///
+/// As checks of foreign keys do (src/backend/utils/adt/ri_triggers.c, `ri_PerformCheck`).
+pub fn with_latest<T>(work: impl FnOnce() -> T) -> T {
+    // SAFETY: we are inside a transaction, and not in a parallel worker; the snapshot is copied when it is pushed, and
+    // popped below, or by the abort that follows an error.
+    unsafe {
+        pg_sys::CommandCounterIncrement();
+        pg_sys::PushActiveSnapshot(pg_sys::GetLatestSnapshot());
+    }
+    let result = work();
+    // SAFETY: the active snapshot is the one pushed above: `work` has popped what it has pushed.
+    unsafe { pg_sys::PopActiveSnapshot() };
+    result
+}
+
 /// An ordinary snapshot, registered: what it sees isn't taken away until this is dropped.
 pub struct Snapshot(pg_sys::Snapshot);
 

@@ -7,7 +7,7 @@ use pgrx::{PgTryBuilder, pg_sys};
 
 use crate::error::{Error, Result};
 use crate::pg::subtransaction::failure;
-use crate::pg::{identity, process, top_level};
+use crate::pg::{give_way, identity, process, top_level};
 
 /// A memory context below the top one, for what must outlive transactions; deleted when dropped.
 pub struct Home(pg_sys::MemoryContext);
@@ -74,6 +74,33 @@ pub fn attempt_long<T>(home: &Home, step: impl FnOnce() -> Result<T>) -> Result<
     attempt_within(home, LONG_STEP_LIMIT_MS, step)
 }
 
+/// The same for a step of which it is known that it may take `limit_ms`.
+pub fn attempt_limited<T>(
+    home: &Home,
+    limit_ms: c_int,
+    step: impl FnOnce() -> Result<T>,
+) -> Result<T> {
+    attempt_within(home, limit_ms, step)
+}
+
+/// The same for a step that may take `limit_ms`, and is cancelled where somebody has waited for one of its locks for
+/// `deadlock_timeout`.
+pub fn attempt_yielding<T>(
+    home: &Home,
+    limit_ms: c_int,
+    step: impl FnOnce() -> Result<T>,
+) -> Result<T> {
+    yielding(|| attempt_within(home, limit_ms, step))
+}
+
+/// Runs `work`, which begins and ends transactions, so that it gives way to others.
+fn yielding<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+    give_way::mark(true);
+    let result = work();
+    give_way::mark(false);
+    result
+}
+
 fn attempt_within<T>(home: &Home, limit_ms: c_int, step: impl FnOnce() -> Result<T>) -> Result<T> {
     guarded(home, || {
         // SAFETY: no transaction is open: every earlier one was ended by `guarded`.
@@ -104,6 +131,27 @@ pub fn attempt_command(
     command: &CStr,
     first: impl FnOnce() -> Result<()>,
 ) -> Result<()> {
+    command_within(home, COMMAND_LIMIT_MS, role, command, first)
+}
+
+/// The same for a command that may take `limit_ms`, and is cancelled where somebody has waited for one of its locks for
+/// `deadlock_timeout`.
+pub fn attempt_yielding_command(
+    home: &Home,
+    role: pg_sys::Oid,
+    command: &CStr,
+    limit_ms: c_int,
+) -> Result<()> {
+    yielding(|| command_within(home, limit_ms, role, command, || Ok(())))
+}
+
+fn command_within(
+    home: &Home,
+    limit_ms: c_int,
+    role: pg_sys::Oid,
+    command: &CStr,
+    first: impl FnOnce() -> Result<()>,
+) -> Result<()> {
     guarded(home, || {
         // SAFETY: no transaction is open.
         unsafe {
@@ -119,7 +167,7 @@ pub fn attempt_command(
             pg_sys::SetUserIdAndSecContext(role, identity::RESTRICTION as c_int);
             pg_sys::MemoryContextSwitchTo(home.0);
         }
-        process::arm_step_timers(COMMAND_LIMIT_MS, COMMAND_LIMIT_MS + END_AFTER_MS);
+        process::arm_step_timers(limit_ms, limit_ms + END_AFTER_MS);
         top_level::run(command);
         process::disarm_timers();
         // SAFETY: the transaction that the command has left open is the current one.

@@ -10,6 +10,7 @@
 mod bounds;
 mod counts;
 mod descents;
+mod digests;
 mod isolation;
 mod plans;
 mod reads;
@@ -19,7 +20,7 @@ use pgrx::prelude::*;
 /// The in-server tests; pgrx runs each in a transaction that is rolled back.
 #[pg_schema]
 mod tests {
-    use super::{bounds, counts, descents, isolation, plans, reads};
+    use super::{bounds, counts, descents, digests, isolation, plans, reads};
     use pgrx::prelude::*;
 
     #[pg_test]
@@ -35,6 +36,21 @@ mod tests {
     #[pg_test]
     fn descents_find_what_the_query_finds() {
         descents::find_what_the_query_finds();
+    }
+
+    #[pg_test]
+    fn digests_depend_on_no_order_and_no_setting() {
+        digests::depend_on_no_order_and_no_setting();
+    }
+
+    #[pg_test]
+    fn digests_find_one_altered_missing_or_added_row() {
+        digests::find_one_altered_missing_or_added_row();
+    }
+
+    #[pg_test]
+    fn digests_hide_no_row_and_choose_by_range() {
+        digests::hide_no_row_and_choose_by_range();
     }
 
     #[pg_test]

@@ -107,7 +107,7 @@ pub fn retention_equals_its_plan_on_random_catalogs() {
         let context = Context::load().unwrap();
         let facts = context.facts().unwrap();
         let midnights = context.midnights();
-        let (retirements, _) = plan::outdated(&facts, &context.policy, months, &midnights).unwrap();
+        let (retirements, _) = plan::outdated(&facts, months, &midnights).unwrap();
         let going: BTreeSet<u32> = retirements.iter().map(|r| r.oid).collect();
         let kept: BTreeSet<u32> =
             facts.partitions.iter().map(|p| p.oid).filter(|oid| !going.contains(oid)).collect();

@@ -85,7 +85,8 @@ fn date_of(bound: Bound, zone: &str, round_up: bool) -> Date {
     let Some(civil) = civil else {
         return infinite();
     };
-    let within_a_day = NaiveDateTime::time(&civil) != NaiveTime::MIN;
+    let within_a_day = NaiveDateTime::time(&civil) != NaiveTime::MIN
+        && !calendar::begins_a_day(civil, instant, zone);
     let date = if round_up && within_a_day { civil.date().succ_opt() } else { Some(civil.date()) };
     date.map_or_else(infinite, calendar::to_date)
 }

@@ -156,7 +156,7 @@ fn prove(pass: &Pass, creation: &Creation) -> Result<bool> {
             return Ok(false);
         }
         match default.add_proof(&context, range, pass.settings) {
-            // It belongs to somebody else. A month is worth more than a moment of waiting.
+            // It belongs to somebody else. A partition is worth more than a moment of waiting.
             Err(error) if error.sqlstate() == Sqlstate::ERRCODE_INSUFFICIENT_PRIVILEGE => Ok(false),
             added => added.map(|()| true),
         }

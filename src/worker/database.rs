@@ -9,7 +9,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use pgrx::pg_sys::Oid;
 use pgrx::{debug1, log};
 
-use super::{Assignment, creation, progress, retirement};
+use super::{Assignment, creation, progress, retirement, sealing};
 use crate::db::ledger::{self, History};
 use crate::db::{catalog, policy};
 use crate::domain::plan::Facts;
@@ -19,7 +19,8 @@ use crate::error::{Error, Result};
 use crate::lifecycle::context::{self, Context};
 use crate::pg::process::{self, OnCancel};
 use crate::pg::transaction::{
-    COMMAND_LOCK_LIMIT_MS, Home, attempt, attempt_command, attempt_long, pin_settings,
+    COMMAND_LOCK_LIMIT_MS, Home, attempt, attempt_command, attempt_limited, attempt_long,
+    attempt_yielding, attempt_yielding_command, pin_settings,
 };
 use crate::pg::{board, server};
 use crate::settings::Settings;
@@ -90,6 +91,19 @@ impl Pass {
         attempt_long(&self.home, work)
     }
 
+    /// The same for one that writes and reads a table of that size: ten minutes, and three seconds for every 10 MB.
+    pub fn sized_step<T>(
+        &self,
+        activity: &str,
+        bytes: i64,
+        work: impl FnOnce() -> Result<T>,
+    ) -> Result<T> {
+        pin_settings(self.settings.lock_timeout_ms);
+        process::report_activity(true, activity);
+        let limit_ms = 600_000 + bytes.max(0) / (10 << 20) * 3_000;
+        attempt_limited(&self.home, i32::try_from(limit_ms).unwrap_or(i32::MAX / 2), work)
+    }
+
     /// How long a command at the top level waits for a lock, in milliseconds: less than it may take at all, so that it
     /// says what it has waited for.
     pub fn command_lock_timeout_ms(&self) -> i32 {
@@ -109,8 +123,33 @@ impl Pass {
         attempt_command(&self.home, role, command, first)
     }
 
+    /// A step that may take `limit_ms`, and ends at once where somebody needs a lock that it holds.
+    pub fn yielding_step<T>(
+        &self,
+        activity: &str,
+        limit_ms: i32,
+        work: impl FnOnce() -> Result<T>,
+    ) -> Result<T> {
+        pin_settings(self.settings.lock_timeout_ms);
+        process::report_activity(true, activity);
+        attempt_yielding(&self.home, limit_ms, work)
+    }
+
+    /// The same for a command at the top level, as `role`.
+    pub fn yielding_command(
+        &self,
+        activity: &str,
+        role: Oid,
+        command: &CStr,
+        limit_ms: i32,
+    ) -> Result<()> {
+        pin_settings(self.settings.lock_timeout_ms);
+        process::report_activity(true, activity);
+        attempt_yielding_command(&self.home, role, command, limit_ms)
+    }
+
     /// Does what is ordered, and tells of each task how it went. Creation comes first, and nothing about
-    /// retirement can hold it up.
+    /// the others can hold it up.
     fn run(&self, orders: &[Order], tell: impl Fn(Task, Outcome)) -> Result<()> {
         let due = || Task::ALL.into_iter().zip(orders).filter(|(_, order)| order.due);
         let log = match self.step("looking at the event log", Look::take) {
@@ -130,10 +169,11 @@ impl Pass {
                 (_, None) => Ok(Outcome::Done),
                 (Task::Create, Some(look)) => creation::run(self, *order, look),
                 (Task::Retire, Some(look)) => retirement::run(self, *order, look),
+                (Task::Seal, Some(look)) => sealing::run(self, *order, look),
             };
             match ended {
                 Ok(outcome) => tell(task, outcome),
-                // It counts as failed, and the other task has its turn.
+                // It counts as failed, and the other tasks have their turn.
                 Err(error) => result = result.and(Err(error)),
             }
         }

@@ -7,7 +7,7 @@
 //!           └─> REAP ended workers ─> DUE? (start, schedule, wake-up, back-off) ─> START workers ─> SLEEP ─┐
 //!               ^                                                                                         │
 //!               └─────────────────────────────────────────────────────────────────────────────────────────┘
-//! database: CHECK (read only) ─> task CREATE ─> task RETIRE ─> exit 0
+//! database: CHECK (read only) ─> task CREATE ─> task RETIRE ─> task SEAL ─> exit 0
 //! task:     PLAN and LOOK who is in the way (read only) ─> nothing to do, or blocked: NOTE it, once a state
 //!           └─> CLAIM (committed) ─> each step in transactions of its own ─> RECORD (committed)
 //! ```
@@ -22,6 +22,7 @@ mod database;
 mod launcher;
 mod progress;
 mod retirement;
+mod sealing;
 
 use std::time::Duration;
 

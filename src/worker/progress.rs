@@ -24,8 +24,20 @@ pub struct Progress {
     pub finalized: Vec<String>,
     /// The names of the partitions detached.
     pub detached: Vec<String>,
+    /// The names of the partitions attached again.
+    pub restored: Vec<String>,
+    /// What was archived, and where.
+    pub archived: Vec<String>,
     /// The names of the partitions dropped.
     pub dropped: Vec<String>,
+    /// The names of the partitions that are parked, and dropped later.
+    pub parked: Vec<String>,
+    /// What is kept as somebody wants it.
+    kept: Vec<String>,
+    /// The partitions sealed for the first time, as the ledger shows them.
+    pub sealed: Vec<Value>,
+    /// Those sealed anew with other rows.
+    pub resealed: Vec<Value>,
     /// What stands between now and what is wanted.
     failures: Vec<Failure>,
     /// What somebody should look at.
@@ -50,8 +62,25 @@ impl Progress {
     /// A partition that was to go is kept.
     pub fn keep(&mut self, name: &str, error: Error) {
         self.note(&error);
+        if matches!(&error, Error::Blocked(obstacle) if obstacle.is_as_wanted()) {
+            self.kept.push(error.to_string());
+            return;
+        }
         self.is_unfinished |= is_worth_another_try(&error);
         self.warnings.push(error.kept(name).to_string());
+    }
+
+    /// Something could not be done and is tried again soon.
+    pub fn postpone(&mut self, what: &str, error: &Error) {
+        self.note(error);
+        self.is_unfinished = true;
+        self.warnings.push(format!("could not {what}: {error}"));
+    }
+
+    /// Whether a partition was sealed.
+    #[must_use]
+    pub fn has_sealed(&self) -> bool {
+        !(self.sealed.is_empty() && self.resealed.is_empty())
     }
 
     /// Somebody should look at this.
@@ -85,9 +114,19 @@ impl Progress {
     }
 
     fn did_something(&self) -> bool {
-        [&self.created, &self.finalized, &self.detached, &self.dropped]
-            .iter()
-            .any(|l| !l.is_empty())
+        self.done().iter().any(|(_, list)| !list.is_empty()) || self.has_sealed()
+    }
+
+    /// What was done, by the words of the ledger.
+    fn done(&self) -> [(&'static str, &Vec<String>); 6] {
+        [
+            ("created", &self.created),
+            ("finalized", &self.finalized),
+            ("detached", &self.detached),
+            ("restored", &self.restored),
+            ("archived", &self.archived),
+            ("dropped", &self.dropped),
+        ]
     }
 
     /// The state for the ledger.
@@ -99,16 +138,13 @@ impl Progress {
         };
         let mut hasher = DefaultHasher::new();
         self.kinds.hash(&mut hasher);
+        self.parked.hash(&mut hasher);
         let mut details = Map::new();
         details.insert("state".to_owned(), json!(format!("{:016x}", hasher.finish())));
-        let lists = [
-            ("created", &self.created),
-            ("finalized", &self.finalized),
-            ("detached", &self.detached),
-            ("dropped", &self.dropped),
-            ("warnings", &self.warnings),
-        ];
-        for (name, list) in lists.into_iter().filter(|(_, list)| !list.is_empty()) {
+        let lists = [("kept", &self.kept), ("parked", &self.parked), ("warnings", &self.warnings)];
+        for (name, list) in
+            self.done().into_iter().chain(lists).filter(|(_, list)| !list.is_empty())
+        {
             details.insert(name.to_owned(), json!(list));
         }
         let mut insert = |name: &str, list: Vec<Value>| {
@@ -116,6 +152,8 @@ impl Progress {
                 details.insert(name.to_owned(), Value::Array(list));
             }
         };
+        insert("sealed", self.sealed.clone());
+        insert("resealed", self.resealed.clone());
         insert("failures", self.failures.iter().map(failure_as_json).collect());
         insert("blocked_by", self.in_the_way.iter().map(blocker_as_json).collect());
         insert("blocked_by_pids", self.in_the_way.iter().map(|(_, b)| json!(b.pid)).collect());
@@ -125,7 +163,7 @@ impl Progress {
             sqlstate: failure.map(Failure::sqlstate_text),
             message: failure
                 .map(|failure| failure.message.clone())
-                .or_else(|| self.warnings.first().cloned()),
+                .or_else(|| self.warnings.first().or_else(|| self.kept.first()).cloned()),
             details: Value::Object(details),
             did_something: self.did_something(),
         }
@@ -156,16 +194,18 @@ impl Progress {
             }
         }
         if self.did_something() {
-            let lists = [
-                ("created", &self.created),
-                ("finalized the detach of", &self.finalized),
-                ("detached", &self.detached),
-                ("dropped", &self.dropped),
-            ];
-            let done: Vec<_> = lists
+            let verb = |word| if word == "finalized" { "finalized the detach of" } else { word };
+            let [sealed, resealed] = [&self.sealed, &self.resealed].map(|list| {
+                let names = list.iter().filter_map(|entry| entry.get("partition")?.as_str());
+                names.map(str::to_owned).collect::<Vec<_>>()
+            });
+            let seals = [("sealed", &sealed), ("sealed anew", &resealed)];
+            let done: Vec<_> = self
+                .done()
                 .iter()
+                .chain(&seals)
                 .filter(|(_, list)| !list.is_empty())
-                .map(|(verb, list)| format!("{verb} {}", list.join(", ")))
+                .map(|(word, list)| format!("{} {}", verb(word), list.join(", ")))
                 .collect();
             log!("maintenance of database \"{database}\": {}", done.join("; "));
         }
@@ -233,6 +273,12 @@ impl Before {
     #[must_use]
     pub fn is_clean(&self) -> bool {
         !self.has_stale_notes && self.last.as_ref().is_none_or(|last| last.status == "ok")
+    }
+
+    /// Whether nothing was ever said of it.
+    #[must_use]
+    pub const fn is_first(&self) -> bool {
+        self.last.is_none()
     }
 
     /// Whether an attempt was left open.

@@ -1,21 +1,24 @@
-//! Compiles the clock that servers under test can be given.
+//! Compiles the libraries that servers under test can be given: a clock, and stops.
 
 use std::path::Path;
 use std::process::Command;
 use std::{env, fs};
 
-const SOURCE: &str = "src/clock.c";
+const LIBRARIES: [&str; 2] = ["clock", "stops"];
 
 fn main() {
-    println!("cargo::rerun-if-changed={SOURCE}");
     let out = env::var_os("OUT_DIR").expect("cargo sets it");
-    let library = Path::new(&out).join("clock.so");
-    // A library of before must not stay if this fails.
-    let _ = fs::remove_file(&library);
-    let status = Command::new(env::var_os("CC").unwrap_or_else(|| "cc".into()))
-        .args(["-shared", "-fPIC", "-O2", "-Wall", "-Wextra", "-Werror", "-o"])
-        .arg(&library)
-        .arg(SOURCE)
-        .status();
-    assert!(status.is_ok_and(|status| status.success()), "{SOURCE} can't be compiled");
+    for name in LIBRARIES {
+        let source = format!("src/{name}.c");
+        println!("cargo::rerun-if-changed={source}");
+        let library = Path::new(&out).join(format!("{name}.so"));
+        // A library of before must not stay if this fails.
+        let _ = fs::remove_file(&library);
+        let status = Command::new(env::var_os("CC").unwrap_or_else(|| "cc".into()))
+            .args(["-shared", "-fPIC", "-O2", "-Wall", "-Wextra", "-Werror", "-o"])
+            .arg(&library)
+            .arg(&source)
+            .status();
+        assert!(status.is_ok_and(|status| status.success()), "{source} can't be compiled");
+    }
 }

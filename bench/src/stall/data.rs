@@ -98,7 +98,7 @@ fn script_of(base: &str) -> String {
              SELECT count(*) FROM setup_workflow_events();
              {}
              GRANT EXECUTE ON FUNCTION create_workflow_events_partition(date),
-                 drop_old_workflow_events_partitions(integer) TO {OWNER};
+                 drop_old_workflow_events_partitions(integer, boolean, interval) TO {OWNER};
              -- Until it is let.
              UPDATE meshhook_events.policy SET automatic_creation = false, automatic_retention = false;\n",
             all_partitions_by_function()

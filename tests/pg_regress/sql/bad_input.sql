@@ -45,6 +45,7 @@ RESET DateStyle;
 -- Retention
 --
 SELECT t.expect('SELECT drop_old_workflow_events_partitions(NULL)');
+SELECT t.expect('SELECT verify_workflow_events(NULL)');
 SELECT t.expect('SELECT drop_old_workflow_events_partitions(0)');
 SELECT t.expect('SELECT drop_old_workflow_events_partitions(-5)');
 SELECT t.expect('SELECT drop_old_workflow_events_partitions(-2147483648)');

@@ -62,6 +62,9 @@ SELECT * FROM t.plan;
 UPDATE meshhook_events.policy SET retention = interval '14 months';
 CALL t.run('ANALYZE {-15}');
 SELECT * FROM t.plan;
+-- Without a grace they would be dropped at once.
+UPDATE meshhook_events.policy SET grace = '0';
+SELECT action, partition, reason FROM t.plan;
 UPDATE meshhook_events.policy SET automatic_retention = false;
 SELECT * FROM t.plan;
 UPDATE meshhook_events.policy SET automatic_retention = true;
@@ -75,9 +78,17 @@ SELECT count(*) FROM maintain_workflow_events_partitions();
 CALL t.run('ALTER TABLE workflow_events DETACH PARTITION {-16}');
 CALL t.run('ALTER TABLE workflow_events DETACH PARTITION {-15}');
 INSERT INTO meshhook_events.retired_partition
-SELECT t.part(n)::regclass, 'public', t.part(n), t.start(n), t.start(n + 1), state, now()
-FROM (VALUES (-16, 'detached'), (-15, 'detaching')) v (n, state);
+SELECT t.part(n)::regclass, 'public', t.part(n), t.start(n), t.start(n + 1), state, now(), detached_at
+FROM (VALUES (-16, 'detached', now()), (-15, 'detaching', NULL)) v (n, state, detached_at);
 SELECT * FROM t.plan;
+-- What is parked is dropped when the grace has passed.
+UPDATE meshhook_events.policy SET grace = '1 day';
+SELECT action, partition, reason FROM t.plan;
+UPDATE meshhook_events.retired_partition SET detached_at = now() - interval '25 hours' WHERE state = 'detached';
+SELECT action, partition, reason FROM t.plan;
+UPDATE meshhook_events.policy SET archive = 'table';
+SELECT action, partition, reason, locks FROM t.plan;
+UPDATE meshhook_events.policy SET archive = 'none';
 -- So is what was detached by us and is no longer what it was.
 CALL t.run('ALTER TABLE {-16} RENAME TO keep_me');
 SELECT action, partition, reason FROM t.plan;

@@ -29,7 +29,8 @@ FROM pg_proc p, t.roles
 WHERE p.pronamespace IN ('public'::regnamespace, 'meshhook_events'::regnamespace)
   AND has_function_privilege(role, p.oid, 'EXECUTE')
   AND p.proname NOT IN ('get_workflow_events_partition_stats', 'get_workflow_run_events',
-                        'explain_workflow_run_events', 'workflow_events_coverage') ORDER BY 1, 2;
+                        'explain_workflow_run_events', 'workflow_events_coverage',
+                        'workflow_events_growth') ORDER BY 1, 2;
 SELECT c.oid::regclass AS relation, role, privilege
 FROM pg_class c, t.roles,
      unnest('{INSERT,UPDATE,DELETE,TRUNCATE,REFERENCES,TRIGGER}'::text[]) privilege

@@ -131,7 +131,7 @@ DROP FOREIGN TABLE away;
 
 -- The owner needs no CREATE on the schema to drop.
 CREATE ROLE regress_owner;
-GRANT EXECUTE ON FUNCTION drop_old_workflow_events_partitions(int) TO regress_owner;
+GRANT EXECUTE ON FUNCTION drop_old_workflow_events_partitions(int, boolean, interval) TO regress_owner;
 SELECT t.add(-20);
 ALTER TABLE workflow_events OWNER TO regress_owner;
 CALL t.run('ALTER TABLE {-20} OWNER TO regress_owner');

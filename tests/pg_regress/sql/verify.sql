@@ -167,7 +167,7 @@ RESET deadlock_timeout;
 
 -- As the owner of the table, who may not read the ledger.
 CREATE ROLE regress_owner;
-GRANT EXECUTE ON FUNCTION verify_workflow_events() TO regress_owner;
+GRANT EXECUTE ON FUNCTION verify_workflow_events(boolean) TO regress_owner;
 GRANT ALL ON workflow_runs TO regress_owner;
 ALTER TABLE workflow_events OWNER TO regress_owner;
 SELECT format('ALTER TABLE %s OWNER TO regress_owner', inhrelid::regclass) FROM pg_inherits WHERE inhparent = 'workflow_events'::regclass

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -15,6 +15,7 @@ use tempfile::TempDir;
 use crate::clock::Clock;
 use crate::install::Install;
 use crate::poll::{DEADLINE, poll_until};
+use crate::stops::Stops;
 use crate::{cluster, os};
 
 /// The port of every server, which only names its socket: each server has a directory of its own.
@@ -57,6 +58,7 @@ pub struct Psql {
 pub struct Builder {
     settings: BTreeMap<String, String>,
     clock: bool,
+    stops: bool,
 }
 
 impl Builder {
@@ -74,10 +76,19 @@ impl Builder {
         self
     }
 
+    /// Lets a test hold the server's processes where it wants, see [`Server::stop_after`].
+    #[must_use]
+    pub fn stops(mut self) -> Self {
+        self.stops = true;
+        self
+    }
+
     /// Makes the cluster without starting a server.
     pub fn create(self) -> Server {
         let mut server = Server::new(Install::from_env(), self.settings);
+        assert!(!(self.clock && self.stops), "one library is preloaded");
         server.clock = self.clock.then(|| Clock::create(server.dir.path()));
+        server.stops = self.stops.then(|| Stops::create(server.dir.path()));
         cluster::create(&server.install, &server.data());
         server.write_conf();
         server
@@ -97,6 +108,7 @@ pub struct Server {
     install: Install,
     settings: BTreeMap<String, String>,
     clock: Option<Clock>,
+    stops: Option<Stops>,
     postmaster: Option<Child>,
     /// Children of a killed postmaster, which end by themselves if they behave.
     orphans: Vec<u32>,
@@ -109,7 +121,7 @@ impl Server {
     pub fn builder() -> Builder {
         let settings = [("fsync", "off"), ("log_line_prefix", "%m [%p] %b ")];
         let settings = settings.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
-        Builder { settings, clock: false }
+        Builder { settings, clock: false, stops: false }
     }
 
     fn new(install: Install, mut settings: BTreeMap<String, String>) -> Self {
@@ -120,11 +132,23 @@ impl Server {
             ("unix_socket_directories", dir.path().display().to_string()),
         ];
         settings.extend(own.map(|(key, value)| (key.to_owned(), value)));
-        Self { install, settings, clock: None, postmaster: None, orphans: Vec::new(), dir }
+        Self {
+            install,
+            settings,
+            clock: None,
+            stops: None,
+            postmaster: None,
+            orphans: Vec::new(),
+            dir,
+        }
     }
 
     pub(crate) fn own_clock(&self) -> Option<&Clock> {
         self.clock.as_ref()
+    }
+
+    pub(crate) fn own_stops(&self) -> Option<&Stops> {
+        self.stops.as_ref()
     }
 
     /// A server with the same settings, a place of its own and the real time, still without data.
@@ -168,6 +192,7 @@ impl Server {
         let mut command = os::command(self.install.program("postgres"));
         command.arg("-D").arg(self.data()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         command.envs(self.clock.iter().flat_map(Clock::environment));
+        command.envs(self.stops.iter().flat_map(Stops::environment));
         let mut child =
             command.spawn().unwrap_or_else(|error| panic!("{command:?} can't be started: {error}"));
         let outcome =
@@ -233,12 +258,18 @@ impl Server {
     ///
     /// If a child outlives it by more than [`DEADLINE`].
     pub fn kill_postmaster(&mut self) -> Duration {
+        self.kill_postmaster_then(|_| {})
+    }
+
+    /// The same, with something done between the kill and the wait.
+    pub fn kill_postmaster_then(&mut self, then: impl FnOnce(&Self)) -> Duration {
         let pid = self.pid();
         self.orphans = os::children(pid);
         let begin = Instant::now();
         os::signal(pid, Signal::SIGKILL);
         let mut child = self.postmaster.take().expect("pid() has looked");
         child.wait().expect("a child can be waited for");
+        then(self);
         let gone = poll_until(DEADLINE, || {
             self.orphans.retain(|&pid| os::is_alive(pid));
             self.orphans.is_empty().then_some(())
@@ -270,6 +301,21 @@ impl Server {
     /// All that the server has written to its log.
     pub fn log(&self) -> String {
         let bytes = fs::read(self.log_path()).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// How long its log is, in bytes.
+    pub fn log_length(&self) -> u64 {
+        fs::metadata(self.log_path()).map_or(0, |log| log.len())
+    }
+
+    /// What it has written to its log after the first `length` bytes.
+    pub fn log_after(&self, length: u64) -> String {
+        let mut bytes = Vec::new();
+        if let Ok(mut log) = File::open(self.log_path()) {
+            log.seek(SeekFrom::Start(length)).expect("a file can be read from anywhere");
+            log.read_to_end(&mut bytes).expect("the log can be read");
+        }
         String::from_utf8_lossy(&bytes).into_owned()
     }
 

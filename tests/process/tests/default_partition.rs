@@ -10,7 +10,7 @@ const NOT_LOOKED_THROUGH: &str = "updated partition constraint for default parti
 fn with_default(events: i32) -> (Server, String) {
     let server = Server::with_worker_off();
     let missing = server.drop_month("postgres", 1);
-    server.start_run("postgres");
+    server.make_run("postgres");
     server.run(
         "postgres",
         &format!(

@@ -106,7 +106,7 @@ fn run(server: &Server, block: &Block) -> Result<(), String> {
 fn problems(name: &str, blocks: &[Block]) -> Vec<String> {
     let server = Server::preloaded().start();
     server.script("postgres", &process::fixture("meshhook.sql"));
-    server.start_run("postgres");
+    server.make_run("postgres");
     server.run("postgres", &format!("UPDATE workflow_runs SET id = '{RUN}'"));
     if !blocks.iter().any(|block| block.sql.contains("CREATE EXTENSION")) {
         server

@@ -22,7 +22,7 @@ fn with_source(served: &str) -> Server {
     server.script("source", &process::fixture("meshhook_events_protection.sql"));
     server.run("source", "UPDATE meshhook_events.policy SET premake = 5, retention = '24 months'");
     server.run("source", "SELECT setup_workflow_events()");
-    let run = server.start_run("source");
+    let run = server.make_run("source");
     let events = format!(
         "INSERT INTO workflow_events (run_id, ts, type, payload) \
          SELECT '{run}', now() + n * interval '1 month', 't', '{{}}' FROM generate_series(-2, 2) n"

@@ -12,7 +12,7 @@ fn an_autovacuum_of_the_runs_gives_way_to_creation() {
         .start();
     server.set_up("postgres");
     let missing = server.drop_month("postgres", 1);
-    let run = server.start_run("postgres");
+    let run = server.make_run("postgres");
     server.run(
         "postgres",
         &format!(
@@ -40,7 +40,7 @@ fn an_autovacuum_of_the_runs_gives_way_to_creation() {
 #[test]
 fn maintenance_gives_way_in_a_deadlock() {
     let server = Server::with_worker_off();
-    server.start_run("postgres");
+    server.make_run("postgres");
     let missing = server.drop_month("postgres", 1);
     let mut client = server.connect("postgres");
     client.batch_execute("BEGIN; UPDATE workflow_runs SET workflow_id = workflow_id").unwrap();

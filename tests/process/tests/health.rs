@@ -78,7 +78,7 @@ fn a_daily_worker_is_overdue_after_some_days() {
 #[test]
 fn a_foreign_key_that_is_checked_at_commit_disturbs_no_probe() {
     let server = Server::with_worker_off();
-    server.start_run("postgres");
+    server.make_run("postgres");
     server.run(
         "postgres",
         "SELECT create_workflow_events_partition(now() - interval '60 days'); \

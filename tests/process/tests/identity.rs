@@ -146,7 +146,7 @@ fn planted_code_gains_nothing_from_a_superuser_who_calls_a_function() {
         "SELECT * FROM verify_workflow_events()",
     ] {
         let (server, _) = planted();
-        server.start_run("app");
+        server.make_run("app");
         let mut superuser = server.connect("app");
         // A library that is loaded later would bring settings of its own.
         superuser.batch_execute("LOAD 'plpgsql'").unwrap();
@@ -255,7 +255,7 @@ const ODD: [(&str, &str); 9] = [
 fn settings_of_the_caller_change_no_answer() {
     let server = Server::preloaded().conf("pg_meshhook_events.enabled", "off").start();
     server.set_up("postgres");
-    server.start_run("postgres");
+    server.make_run("postgres");
     let answers = |setting: &str| -> Vec<String> {
         let mut client = server.connect("postgres");
         client.batch_execute(setting).unwrap();

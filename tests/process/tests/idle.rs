@@ -81,6 +81,31 @@ fn a_pass_with_nothing_to_do_writes_no_wal_and_takes_no_transaction_number() {
 }
 
 #[test]
+fn a_pass_over_sealed_partitions_writes_nothing_either() {
+    let server = with_a_thousand_partitions();
+    server.run("postgres", "UPDATE meshhook_events.policy SET seal_after = '0 days'");
+    server.wake("postgres");
+    // All but the current month and those to come.
+    for count in [100, 200, 300, 400, 500, 600, 700, 800, 900, 996] {
+        server.wait_until("so many are sealed", |server| {
+            server.ask::<i64>("SELECT count(*) FROM meshhook_events.sealed_partition") >= count
+        });
+    }
+    server.wait_until_idle();
+    server.pass("postgres");
+    server.run(
+        "postgres",
+        "VACUUM FREEZE meshhook_events.policy, meshhook_events.maintenance_log, meshhook_events.sealed_partition",
+    );
+    server.pass("postgres");
+    let before = settled(&server);
+    for _ in 0..5 {
+        assert_eq!(server.pass("postgres").status, "ok");
+    }
+    assert_eq!(settled(&server), before, "{}", server.log());
+}
+
+#[test]
 fn a_look_at_somebody_in_the_way_is_written_down_once() {
     let mut server = Server::preloaded()
         .conf("pg_meshhook_events.enabled", "off")

@@ -16,7 +16,7 @@ fn with_gap(patient: bool) -> (Server, String) {
         .conf("max_prepared_transactions", "1")
         .start();
     server.set_up("postgres");
-    server.start_run("postgres");
+    server.make_run("postgres");
     let missing = server.drop_month("postgres", 1);
     (server, missing)
 }

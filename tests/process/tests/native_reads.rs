@@ -78,7 +78,7 @@ fn with_two_years() -> (Server, String) {
         "SELECT create_workflow_events_partition((now() - n * interval '1 month')::timestamptz) \
          FROM generate_series(1, 24) n",
     );
-    let run = server.start_run("postgres");
+    let run = server.make_run("postgres");
     server.run(
         "postgres",
         &format!(

@@ -174,7 +174,7 @@ fn a_restrictive_policy_holds_for_a_partition_whatever_the_columns() {
     for more in ["SELECT", "ALTER TABLE workflow_events DROP COLUMN size"] {
         let mut server = with_peculiar_log(more);
         let [by_worker, by_call, _] = make_three(&mut server);
-        let run = server.start_run("postgres");
+        let run = server.make_run("postgres");
         server.run(
             "postgres",
             &format!(
@@ -245,7 +245,7 @@ fn nobody_reads_past_the_parent_by_way_of_a_partition() {
     server.script("postgres", &fixture("meshhook_events_protection.sql"));
     server.run("postgres", "SELECT setup_workflow_events()");
     let [by_worker, by_call, _] = make_three(&mut server);
-    let run = server.start_run("postgres");
+    let run = server.make_run("postgres");
     server.run(
         "postgres",
         &format!(
@@ -313,7 +313,7 @@ fn meshhooks_own_partitions_are_adopted() {
         let old = fixture("old_meshhook_partitioned.sql");
         server.script("postgres", &format!("\\set tz {zone}\n{old}"));
         server.script("postgres", &fixture("meshhook_events_protection.sql"));
-        let run = server.start_run("postgres");
+        let run = server.make_run("postgres");
         let add = format!(
             "INSERT INTO workflow_events (run_id, ts, type, payload) \
              SELECT '{run}', now() + n * interval '1 month', 't', '{{}}' FROM generate_series(-2, 3) n"
@@ -359,7 +359,7 @@ fn a_plain_table_is_refused_and_left_alone() {
         server.script("postgres", &fixture("meshhook.sql"));
         let plain = fixture("plain_events.sql");
         server.script("postgres", &format!("\\set form {form}\n{plain}"));
-        let run = server.start_run("postgres");
+        let run = server.make_run("postgres");
         server.run(
             "postgres",
             &format!(

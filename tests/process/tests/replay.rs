@@ -6,7 +6,7 @@ use process::Server;
 /// Two runs, three events of each, and the ids of the runs.
 fn with_events() -> (Server, [String; 2]) {
     let server = Server::with_worker_off();
-    let runs = [server.start_run("postgres"), {
+    let runs = [server.make_run("postgres"), {
         server.ask(
             "INSERT INTO workflow_runs (project_id, workflow_id) SELECT project_id, id FROM workflow_definitions \
              RETURNING id::text",

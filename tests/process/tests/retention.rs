@@ -10,7 +10,7 @@ use process::Server;
 /// A server with the worker off and two old partitions with an event each, whose names are given.
 fn with_old_partitions() -> (Server, [String; 2]) {
     let server = Server::with_worker_off();
-    let run = server.start_run("postgres");
+    let run = server.make_run("postgres");
     for ahead in [-21, -20] {
         let event = format!(
             "SELECT create_workflow_events_partition(date_trunc('month', now()) + {ahead} * interval '1 month'); \

@@ -13,7 +13,7 @@ fn with_old_partition(lock_timeout: &str) -> (Server, String) {
         .conf("deadlock_timeout", "20s")
         .start();
     server.set_up("postgres");
-    let run = server.start_run("postgres");
+    let run = server.make_run("postgres");
     server.run(
         "postgres",
         &format!(

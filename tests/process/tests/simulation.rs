@@ -36,7 +36,7 @@ impl Simulation {
         let server = Server::preloaded().clock().start();
         server.set_clock("(date_trunc('month', now() AT TIME ZONE 'UTC') + interval '14 days 12 hours') AT TIME ZONE 'UTC'");
         server.set_up("postgres");
-        server.start_run("postgres");
+        server.make_run("postgres");
         for ahead in [-6, -5, -4] {
             let middle = format!("now() + {ahead} * interval '1 month'");
             server.run(

@@ -7,7 +7,7 @@ use process::{HANDFUL, Mode, Server, figure, ms};
 /// A primary with an event log of three events of a run, and a standby of it.
 fn pair() -> (Server, Server, String) {
     let primary = Server::with_idle_worker();
-    let run = primary.start_run("postgres");
+    let run = primary.make_run("postgres");
     primary.run(
         "postgres",
         &format!(

@@ -16,7 +16,7 @@ pub fn server() -> Server {
     let server = Server::with_patient_worker().start();
     server.set_up(DATABASE);
     server.run(DATABASE, "UPDATE meshhook_events.policy SET retention = '12 months'");
-    let run = server.start_run(DATABASE);
+    let run = server.make_run(DATABASE);
     let event = format!(
         "INSERT INTO workflow_events (run_id, type, payload) VALUES ('{run}', 'new', '{{}}')"
     );
@@ -59,7 +59,8 @@ fn note(server: &Server, state: &str) {
         DATABASE,
         &format!(
             "INSERT INTO meshhook_events.retired_partition \
-             SELECT '{old}'::regclass, 'public', '{old}', d, d + interval '1 month', '{state}', now() \
+             SELECT '{old}'::regclass, 'public', '{old}', d, d + interval '1 month', '{state}', now(), \
+                    CASE '{state}' WHEN 'detached' THEN now() END \
              FROM (SELECT date_trunc('month', now()) + {OLD} * interval '1 month') AS month (d) \
              ON CONFLICT DO NOTHING"
         ),

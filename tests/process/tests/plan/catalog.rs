@@ -2,36 +2,9 @@
 
 use std::fmt::Write as _;
 
+use process::Random;
+
 use crate::model::{Bound, Month, Policy, Range, Zone};
-
-/// Numbers that only look random (splitmix64): the same for the same seed, everywhere.
-pub struct Random(pub u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// From `low` to `high`, both included.
-    pub fn between(&mut self, low: i32, high: i32) -> i32 {
-        let span = u64::try_from(high - low + 1).expect("low comes first");
-        low + i32::try_from(self.next() % span).expect("it is less than an i32")
-    }
-
-    /// Whether it comes up: once in so many times.
-    pub fn one_in(&mut self, times: i32) -> bool {
-        self.between(1, times) == 1
-    }
-
-    pub fn pick<'a, T>(&mut self, from: &'a [T]) -> &'a T {
-        let index = usize::try_from(self.next() % from.len() as u64).expect("it is in the slice");
-        &from[index]
-    }
-}
 
 /// A partition that is left in the middle of being detached.
 #[derive(Clone, Debug)]
@@ -139,8 +112,8 @@ impl Catalog {
         let interval = policy.retention.map_or("NULL".to_owned(), |n| format!("'{n} months'"));
         let _ = write!(
             rest,
-            "INSERT INTO meshhook_events.policy (time_zone, premake, retention, automatic_creation, automatic_retention) \
-             VALUES ('{}', {}, {interval}, {}, {});",
+            "INSERT INTO meshhook_events.policy (grace, time_zone, premake, retention, automatic_creation, automatic_retention) \
+             VALUES ('0', '{}', {}, {interval}, {}, {});",
             policy.zone.name(),
             policy.premake,
             policy.automatic_creation,
@@ -377,7 +350,8 @@ fn leftovers(random: &mut Random, current: Month, sql: &mut String) {
             sql,
             "CREATE TABLE public.{name} (LIKE workflow_events INCLUDING INDEXES); \
              INSERT INTO meshhook_events.retired_partition \
-             VALUES ('public.{name}'::regclass, 'public', '{name}', '{}', '{}', '{state}', now());",
+             VALUES ('public.{name}'::regclass, 'public', '{name}', '{}', '{}', '{state}', now(), \
+                     CASE '{state}' WHEN 'detached' THEN now() END);",
             zone.start_of(month),
             zone.start_of(month.plus(1))
         );

@@ -13,9 +13,9 @@ use std::sync::Mutex;
 use std::thread;
 
 use postgres::Client;
-use process::Server;
+use process::{Random, Server};
 
-use catalog::{CLEAR, Catalog, Detaching, FOUNDATION, Random};
+use catalog::{CLEAR, Catalog, Detaching, FOUNDATION};
 use effect::{Effect, Tally};
 use model::{Month, Plan, Policy, Zone};
 use state::{State, read_entry, read_plan, rows, text};

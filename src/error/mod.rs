@@ -3,9 +3,13 @@
 //! The style is PostgreSQL's (manual, "Error Message Style Guide"): the message says what, DETAIL says
 //! why, HINT says what to do. XX000 means a bug of ours.
 
+mod advice;
+pub mod archive;
+
 use pgrx::PgSqlErrorCode as Sqlstate;
 use pgrx::pg_sys::panic::ErrorReport;
 
+use self::archive::ArchiveFault;
 use crate::domain::blocker::Blocker;
 use crate::domain::calendar::CalendarError;
 use crate::domain::plan::Obstacle;
@@ -213,6 +217,38 @@ pub enum Error {
         /// Its name.
         partition: String,
     },
+    /// Looking whether a partition is needed takes longer than others may be kept waiting.
+    #[error("looking for runs that need partition \"{partition}\" took {took_ms} ms")]
+    SlowCheck {
+        /// Its name.
+        partition: String,
+        /// How long it took, in milliseconds.
+        took_ms: u64,
+        /// How long it may take, in milliseconds.
+        limit_ms: i32,
+        /// The statements that make the indexes that it lacks.
+        indexes: String,
+    },
+    /// There is no partition, parked or attached, of that name.
+    #[error("there is no partition \"{name}\" of workflow_events")]
+    NoPartition {
+        /// The name.
+        name: String,
+    },
+    /// Nothing of that name can be put back.
+    #[error("there is no parked or archived partition \"{name}\"")]
+    NothingToRestore {
+        /// The name.
+        name: String,
+    },
+    /// An argument that makes no sense.
+    #[error("{argument} {problem}")]
+    Argument {
+        /// Its name.
+        argument: &'static str,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
     /// A partition that was to be dropped and is kept.
     #[error("kept partition \"{partition}\": {reason}")]
     Kept {
@@ -221,9 +257,18 @@ pub enum Error {
         /// Why.
         reason: Box<Error>,
     },
+    /// Work that gives way to others was cancelled.
+    #[error("it was cut short")]
+    CutShort {
+        /// How long it might have taken, in milliseconds.
+        limit_ms: i32,
+    },
     /// The server raised an error in a step that was rolled back.
     #[error(transparent)]
     Server(#[from] Failure),
+    /// An archive was not made, or nothing was brought back from it.
+    #[error(transparent)]
+    Archive(#[from] ArchiveFault),
     /// A query of ours gave what it cannot give.
     #[error("unexpected result of an internal query: {0}")]
     Internal(String),
@@ -273,6 +318,10 @@ impl Error {
                 | Obstacle::NoLongerOutdated { .. }
                 | Obstacle::Undroppable { .. }
                 | Obstacle::Foreign { .. }
+                | Obstacle::UnfinishedRuns { .. }
+                | Obstacle::ReplayUnknown { .. }
+                | Obstacle::Held { .. }
+                | Obstacle::Parked { .. }
                 | Obstacle::Unreadable { .. } => Sqlstate::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             },
             Self::ReadOnly { .. } | Self::Standby { .. } => {
@@ -282,150 +331,20 @@ impl Error {
                 Sqlstate::ERRCODE_LOCK_NOT_AVAILABLE
             }
             Self::OtherVersion { .. } => Sqlstate::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-            Self::Changed { .. } => Sqlstate::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            Self::Changed { .. } | Self::SlowCheck { .. } => {
+                Sqlstate::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE
+            }
+            Self::NoPartition { .. } | Self::NothingToRestore { .. } => {
+                Sqlstate::ERRCODE_UNDEFINED_TABLE
+            }
+            Self::Argument { .. } => Sqlstate::ERRCODE_INVALID_PARAMETER_VALUE,
             Self::Postponed { .. } => Sqlstate::ERRCODE_LOCK_NOT_AVAILABLE,
             Self::Kept { reason, .. } | Self::NotCreated { reason, .. } => reason.sqlstate(),
+            Self::CutShort { .. } => Sqlstate::ERRCODE_QUERY_CANCELED,
             Self::Server(failure) => failure.sqlstate,
+            Self::Archive(fault) => fault.sqlstate(),
             Self::Internal(_) => Sqlstate::ERRCODE_INTERNAL_ERROR,
         }
-    }
-
-    /// Why, for DETAIL.
-    #[must_use]
-    pub fn detail(&self) -> Option<String> {
-        match self {
-            Self::NotPartitioned { rows: Some(rows), .. } => {
-                Some(format!("It is a plain table of {rows} rows."))
-            }
-            Self::NotPartitioned { rows: None, .. } => Some("It is a plain table.".to_owned()),
-            Self::WrongPartitioning { key, .. } => Some(format!("Its partition key is {key}.")),
-            Self::WrongKeyType { type_name, .. } => Some(format!("It is of type {type_name}.")),
-            Self::NotOwner { owner, .. } => Some(format!("It is owned by role \"{owner}\".")),
-            Self::NoCreatePrivilege { .. } => {
-                Some("A partition is created as the owner of the partitioned table.".to_owned())
-            }
-            Self::UnsafeOwner { .. } => Some(
-                "Attaching a partition runs code that the owner of the referenced table may have put into its \
-                 indexes, as the owner of the event log."
-                    .to_owned(),
-            ),
-            Self::DateOutOfRange { .. } => {
-                Some("A partition is for a period within the years 1 to 9999.".to_owned())
-            }
-            Self::RetentionTooShort(_) => {
-                Some("The current and future partitions are never dropped.".to_owned())
-            }
-            Self::LockTimeout { blockers, .. } if blockers.is_empty() => {
-                Some("Whoever held it has let go of it since.".to_owned())
-            }
-            Self::LockTimeout { blockers, .. } | Self::InTheWay { blockers, .. } => {
-                let list: Vec<String> = blockers.iter().map(ToString::to_string).collect();
-                Some(format!("{}.", list.join("; ")))
-            }
-            Self::Postponed { budget_ms, .. } => Some(format!(
-                "Others are not made to wait much longer than {budget_ms} ms by one call."
-            )),
-            Self::Kept { reason, .. } | Self::NotCreated { reason, .. } => reason.detail(),
-            Self::Server(failure) => failure.detail.clone(),
-            _ => None,
-        }
-    }
-
-    /// What to do, for HINT.
-    #[must_use]
-    pub fn hint(&self) -> Option<String> {
-        let hint = match self {
-            Self::NotSetUp { .. } => "Call setup_workflow_events() to create it.",
-            Self::NoRuns { .. } => {
-                "Create workflow_runs with an \"id uuid PRIMARY KEY\" first: the events of a run are \
-                 deleted with it by a foreign key."
-            }
-            Self::NotPartitioned { .. } => {
-                "Nothing was changed. Moving a plain table into partitions while it is in use is not \
-                 part of this version yet."
-            }
-            Self::NotATable { .. } => "Rename it: the name belongs to the event log.",
-            Self::WrongPartitioning { .. } | Self::WrongKeyType { .. } => {
-                "Only PARTITION BY RANGE (ts) with ts of type timestamptz can be maintained."
-            }
-            Self::NotOwner { .. } => {
-                "Call it as the owner, as a member of the owning role, or as a superuser."
-            }
-            Self::UnsafeOwner { .. } => {
-                "Give the event log to the role that owns the referenced table: ALTER TABLE … OWNER TO …"
-            }
-            Self::NoCreatePrivilege { role, schema } => {
-                let quoted = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
-                return Some(format!(
-                    "GRANT CREATE ON SCHEMA {} TO {};",
-                    quoted(schema),
-                    quoted(role)
-                ));
-            }
-            Self::Policy(_) | Self::UnknownTimeZone(_) => {
-                "Correct the row of meshhook_events.policy; time zones are those of the view \
-                 pg_timezone_names."
-            }
-            Self::Blocked(obstacle) => match obstacle {
-                Obstacle::NameTaken { .. } => "Rename or drop that relation, then call again.",
-                Obstacle::Overlaps { .. } => {
-                    "From the current period to the policy's premake, \
-                     maintain_workflow_events_partitions() fills the rest of a period that is partly held."
-                }
-                Obstacle::DetachPending { .. } => {
-                    "The worker completes it; or complete it with ALTER TABLE … DETACH PARTITION … FINALIZE."
-                }
-                Obstacle::Undroppable { .. } => "It is retired when that is no longer so.",
-                Obstacle::NoLongerOutdated { .. } => {
-                    "Attach it again with ALTER TABLE … ATTACH PARTITION, or drop it."
-                }
-                Obstacle::InDoubt { .. } => {
-                    "Drop the table, or delete its row from meshhook_events.retired_partition to keep it."
-                }
-                _ => return None,
-            },
-            Self::ReadOnly { .. } => "Call it in a transaction that may write.",
-            Self::Standby { .. } => "Call it on the primary.",
-            Self::LockTimeout { blockers, .. } if blockers.iter().any(|b| b.prepared.is_some()) => {
-                "Nothing was changed. End the prepared transaction with COMMIT PREPARED or ROLLBACK PREPARED, \
-                 then call again."
-            }
-            Self::LockTimeout { .. } => {
-                "Nothing was changed. Call again when the transaction named above has ended, or raise \
-                 pg_meshhook_events.lock_timeout."
-            }
-            Self::InTheWay { .. } => {
-                "It is looked after, and the work is done when that transaction has ended. Nobody waits \
-                 meanwhile."
-            }
-            Self::OtherVersion { .. } => {
-                "ALTER EXTENSION pg_meshhook_events UPDATE; and restart the server where the library was \
-                 preloaded."
-            }
-            Self::Internal(_) | Self::NotInstalled => {
-                "This is probably a bug in pg_meshhook_events, please report it."
-            }
-            Self::Changed { .. } => "Call again: what is to be done is decided anew.",
-            Self::Postponed { .. } => {
-                "Call again: each call goes on where the one before has stopped."
-            }
-            Self::Kept { reason, .. } => match reason.as_ref() {
-                // The server's hint is to drop what depends on it as well.
-                Self::Server(failure)
-                    if failure.sqlstate == Sqlstate::ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST =>
-                {
-                    "It is dropped once nothing depends on it any more."
-                }
-                Self::LockTimeout { .. } => {
-                    "Call again when the transaction named above has ended."
-                }
-                reason => return reason.hint(),
-            },
-            Self::NotCreated { reason, .. } => return reason.hint(),
-            Self::Server(failure) => return failure.hint.clone(),
-            _ => return None,
-        };
-        Some(hint.to_owned())
     }
 
     /// Who was in the way, where this is about a lock; with the relation that they hold.
@@ -468,6 +387,17 @@ impl Error {
     #[must_use]
     pub fn kept(self, partition: &str) -> Self {
         Self::Kept { partition: partition.to_owned(), reason: Box::new(self) }
+    }
+
+    /// This error of work that gives way: a cancel as what it means there.
+    #[must_use]
+    pub fn cut_short(self, limit_ms: i32) -> Self {
+        match self {
+            Self::Server(failure) if failure.sqlstate == Sqlstate::ERRCODE_QUERY_CANCELED => {
+                Self::CutShort { limit_ms }
+            }
+            other => other,
+        }
     }
 
     /// This error as something that can be recorded or shown beside others.
