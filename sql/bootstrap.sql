@@ -113,7 +113,7 @@ COMMENT ON COLUMN meshhook_events.maintenance_log.started_at IS
     'the start of the last attempt: a worker''s entry is committed at this time, before the work';
 COMMENT ON COLUMN meshhook_events.maintenance_log.finished_at IS 'NULL while it runs';
 COMMENT ON COLUMN meshhook_events.maintenance_log.origin IS 'worker or function';
-COMMENT ON COLUMN meshhook_events.maintenance_log.task IS 'create, retire or seal of the worker; maintain, create, drop or setup of a function';
+COMMENT ON COLUMN meshhook_events.maintenance_log.task IS 'create, retire, seal or migrate of the worker; maintain, create, drop, setup, migrate or undo of a function';
 COMMENT ON COLUMN meshhook_events.maintenance_log.status IS
     'running, ok, warning (somebody should look), failed, or crashed (the worker ended without a word)';
 COMMENT ON COLUMN meshhook_events.maintenance_log.role_name IS 'the role that called the function';
@@ -255,6 +255,133 @@ COMMENT ON COLUMN meshhook_events.sealed_partition.previous_row_count IS
 COMMENT ON COLUMN meshhook_events.sealed_partition.previous_digest IS 'the digest over those';
 COMMENT ON COLUMN meshhook_events.sealed_partition.previous_sealed_at IS 'since when it had those';
 
+-- By OID, and about tables that are half built: a dump leaves it out, and what is left of a migration in the
+-- restored database is cleared away.
+CREATE TABLE meshhook_events.migration (
+    singleton boolean PRIMARY KEY DEFAULT true
+        CONSTRAINT migration_is_one_row CHECK (singleton),
+    direction text NOT NULL CONSTRAINT migration_direction CHECK (direction IN ('migrate', 'undo')),
+    phase text NOT NULL CONSTRAINT migration_phase
+        CHECK (phase IN ('preparing', 'copying', 'catching up', 'analyzing', 'switching', 'verifying',
+                         'cleaning up', 'done', 'starting over', 'taking back', 'taken back')),
+    live oid NOT NULL,
+    shadow oid,
+    definition text,
+    indexes jsonb NOT NULL DEFAULT '[]',
+    ts_is_nullable boolean,
+    rows_total bigint,
+    bytes_total bigint,
+    rows_done bigint NOT NULL DEFAULT 0,
+    rows_per_second double precision,
+    verified_to bigint,
+    is_caught_up boolean NOT NULL DEFAULT false,
+    is_turned_round boolean NOT NULL DEFAULT false,
+    older_transactions text[],
+    tries integer NOT NULL DEFAULT 0,
+    role_name text NOT NULL,
+    in_background boolean NOT NULL,
+    started_at timestamptz NOT NULL,
+    phase_started_at timestamptz NOT NULL,
+    updated_at timestamptz NOT NULL,
+    finished_at timestamptz,
+    blocker text,
+    sqlstate text,
+    message text,
+    detail text,
+    hint text
+);
+
+COMMENT ON TABLE meshhook_events.migration IS
+    'the migration between a plain table and partitions that is under way, or was last';
+COMMENT ON COLUMN meshhook_events.migration.singleton IS 'always true: there is one row';
+COMMENT ON COLUMN meshhook_events.migration.direction IS 'migrate: into partitions; undo: into a plain table';
+COMMENT ON COLUMN meshhook_events.migration.phase IS 'how far it has come';
+COMMENT ON COLUMN meshhook_events.migration.live IS 'OID of workflow_events';
+COMMENT ON COLUMN meshhook_events.migration.shadow IS
+    'OID of the table that is built beside it; after the switch, of the one that was replaced';
+COMMENT ON COLUMN meshhook_events.migration.definition IS 'how workflow_events was defined when the other was built';
+COMMENT ON COLUMN meshhook_events.migration.indexes IS 'pairs of names: of an index of the shadow, and the one that it gets';
+COMMENT ON COLUMN meshhook_events.migration.ts_is_nullable IS 'whether ts may be NULL in the plain table';
+COMMENT ON COLUMN meshhook_events.migration.rows_total IS 'how many rows there were to copy, as the planner estimated it';
+COMMENT ON COLUMN meshhook_events.migration.bytes_total IS 'their size with indexes and TOAST';
+COMMENT ON COLUMN meshhook_events.migration.rows_done IS 'how many were copied';
+COMMENT ON COLUMN meshhook_events.migration.rows_per_second IS 'how fast the last batch was copied';
+COMMENT ON COLUMN meshhook_events.migration.verified_to IS 'up to which id the two tables were compared';
+COMMENT ON COLUMN meshhook_events.migration.is_caught_up IS 'whether the last step left no change in the queue';
+COMMENT ON COLUMN meshhook_events.migration.is_turned_round IS
+    'whether the shadow is a table that was replaced and is to be put back: it is never dropped without a comparison';
+COMMENT ON COLUMN meshhook_events.migration.older_transactions IS
+    'transactions whose snapshots may be older than the copy, and which are waited for';
+COMMENT ON COLUMN meshhook_events.migration.tries IS 'how often the switch was tried';
+COMMENT ON COLUMN meshhook_events.migration.role_name IS 'the role that asked for it';
+COMMENT ON COLUMN meshhook_events.migration.in_background IS 'whether the worker does it';
+COMMENT ON COLUMN meshhook_events.migration.started_at IS 'when it was asked for';
+COMMENT ON COLUMN meshhook_events.migration.phase_started_at IS 'when the phase began';
+COMMENT ON COLUMN meshhook_events.migration.updated_at IS 'when the last step ended';
+COMMENT ON COLUMN meshhook_events.migration.finished_at IS 'when it ended; NULL while it is under way';
+COMMENT ON COLUMN meshhook_events.migration.blocker IS 'who was in the way of the last step';
+COMMENT ON COLUMN meshhook_events.migration.sqlstate IS 'SQLSTATE of what the last step failed with';
+COMMENT ON COLUMN meshhook_events.migration.message IS 'what the last step failed with';
+COMMENT ON COLUMN meshhook_events.migration.detail IS 'why';
+COMMENT ON COLUMN meshhook_events.migration.hint IS 'what to do about it';
+
+CREATE TABLE meshhook_events.migration_source (
+    relation oid PRIMARY KEY,
+    last_id bigint,
+    last_ts timestamptz,
+    is_copied boolean NOT NULL DEFAULT false
+);
+
+COMMENT ON TABLE meshhook_events.migration_source IS
+    'the tables that a migration copies from: the plain table, or the partitions';
+COMMENT ON COLUMN meshhook_events.migration_source.relation IS 'OID of the table';
+COMMENT ON COLUMN meshhook_events.migration_source.last_id IS 'id of the last row copied';
+COMMENT ON COLUMN meshhook_events.migration_source.last_ts IS 'ts of the last row copied';
+COMMENT ON COLUMN meshhook_events.migration_source.is_copied IS 'whether all of its rows are copied';
+
+CREATE TABLE meshhook_events.migration_queue (
+    seq bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    relation oid NOT NULL,
+    id bigint,
+    ts timestamptz,
+    is_insert boolean NOT NULL
+);
+CREATE INDEX migration_queue_id_idx ON meshhook_events.migration_queue (id);
+
+COMMENT ON TABLE meshhook_events.migration_queue IS
+    'the events that were changed while a migration copies them, and are to be copied again';
+COMMENT ON COLUMN meshhook_events.migration_queue.seq IS 'number of the change';
+COMMENT ON COLUMN meshhook_events.migration_queue.relation IS 'OID of the table that kept the event';
+COMMENT ON COLUMN meshhook_events.migration_queue.id IS 'id of the event; NULL where all were removed at once';
+COMMENT ON COLUMN meshhook_events.migration_queue.ts IS 'ts of the event';
+COMMENT ON COLUMN meshhook_events.migration_queue.is_insert IS 'whether it was inserted, not updated or deleted';
+
+-- Runs in every session that changes an event while a migration is under way, as the extension's owner: it names
+-- everything with its schema, and does nothing that could fail where writing the event itself did not.
+CREATE FUNCTION meshhook_events.capture_change() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path TO pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF TG_OP = 'INSERT' THEN
+        INSERT INTO meshhook_events.migration_queue (relation, id, ts, is_insert)
+        VALUES (TG_RELID, NEW.id, NEW.ts, true);
+    ELSIF TG_OP = 'DELETE' THEN
+        INSERT INTO meshhook_events.migration_queue (relation, id, ts, is_insert)
+        VALUES (TG_RELID, OLD.id, OLD.ts, false);
+    ELSIF TG_OP = 'UPDATE' THEN
+        INSERT INTO meshhook_events.migration_queue (relation, id, ts, is_insert)
+        VALUES (TG_RELID, OLD.id, OLD.ts, false), (TG_RELID, NEW.id, NEW.ts, false);
+    ELSE
+        INSERT INTO meshhook_events.migration_queue (relation, id, ts, is_insert)
+        VALUES (TG_RELID, NULL, NULL, false);
+    END IF;
+    RETURN NULL;
+END
+$$;
+
+COMMENT ON FUNCTION meshhook_events.capture_change() IS
+    'notes which events are changed while a migration copies them';
+
 SELECT pg_catalog.pg_extension_config_dump('meshhook_events.policy', '');
 SELECT pg_catalog.pg_extension_config_dump('meshhook_events.maintenance_log', '');
 SELECT pg_catalog.pg_extension_config_dump('meshhook_events.maintenance_log_id_seq', '');
@@ -272,6 +399,9 @@ GRANT SELECT ON meshhook_events.retired_partition TO pg_monitor;
 GRANT SELECT ON meshhook_events.hold TO pg_monitor;
 GRANT SELECT ON meshhook_events.archived_partition TO pg_monitor;
 GRANT SELECT ON meshhook_events.sealed_partition TO pg_monitor;
+GRANT SELECT ON meshhook_events.migration TO pg_monitor;
+GRANT SELECT ON meshhook_events.migration_source TO pg_monitor;
+GRANT SELECT ON meshhook_events.migration_queue TO pg_monitor;
 
 -- The functions, which follow, are created in the extension's schema.
 SET LOCAL search_path TO @extschema@, pg_temp;

@@ -90,6 +90,104 @@ CREATE TRIGGER check_archive_policy BEFORE INSERT OR UPDATE ON meshhook_events.p
 COMMENT ON FUNCTION meshhook_events.wake_worker() IS
     'asks the background worker to look at this database when the transaction has committed';
 
+-- In PL/pgSQL, which alone commits between steps; nothing is looked up where others may create, because a procedure that
+-- commits can have no setting of its own.
+CREATE PROCEDURE @extschema@.migrate_workflow_events(in_background boolean DEFAULT NULL)
+LANGUAGE plpgsql
+AS $$
+DECLARE
+    goes_on_here boolean := meshhook_events.begin_migration('migrate', in_background);
+BEGIN
+    IF goes_on_here THEN
+        CALL meshhook_events.run_migration();
+    END IF;
+END
+$$;
+
+CREATE PROCEDURE @extschema@.undo_workflow_events_migration(in_background boolean DEFAULT NULL)
+LANGUAGE plpgsql
+AS $$
+DECLARE
+    goes_on_here boolean := meshhook_events.begin_migration('undo', in_background);
+BEGIN
+    IF goes_on_here THEN
+        CALL meshhook_events.run_migration();
+    END IF;
+END
+$$;
+
+CREATE PROCEDURE meshhook_events.run_migration()
+LANGUAGE plpgsql
+AS $$
+DECLARE
+    pause_ms integer;
+BEGIN
+    LOOP
+        COMMIT;
+        -- What others commit while a step waits for a lock has to be seen, whatever the session's default.
+        SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
+        pause_ms := meshhook_events.migration_step();
+        EXIT WHEN pause_ms IS NULL;
+        IF pause_ms OPERATOR(pg_catalog.<) 0 THEN
+            COMMIT;
+            PERFORM meshhook_events.raise_migration_failure();
+            RAISE EXCEPTION 'the migration of workflow_events has failed';
+        ELSIF pause_ms OPERATOR(pg_catalog.>) 0 THEN
+            COMMIT;
+            PERFORM pg_catalog.pg_sleep(pause_ms OPERATOR(pg_catalog./) 1000.0);
+        END IF;
+    END LOOP;
+END
+$$;
+
+COMMENT ON PROCEDURE @extschema@.migrate_workflow_events(boolean) IS
+    'moves the plain table workflow_events into partitions while it is in use';
+COMMENT ON PROCEDURE @extschema@.undo_workflow_events_migration(boolean) IS
+    'takes a migration back, or moves the partitions of workflow_events into a plain table while it is in use';
+COMMENT ON PROCEDURE meshhook_events.run_migration() IS
+    'goes on with the migration that is under way, a transaction a step';
+COMMENT ON FUNCTION meshhook_events.begin_migration(text, boolean) IS
+    'begins a migration, or turns it round; true where the caller is to do the work';
+COMMENT ON FUNCTION meshhook_events.migration_step() IS
+    'one step of the migration that is under way: how many milliseconds to wait before the next, -1 where it failed, NULL where it has ended';
+COMMENT ON FUNCTION meshhook_events.raise_migration_failure() IS
+    'raises what the last step of the migration failed with';
+
+CREATE VIEW @extschema@.workflow_events_migration_progress AS
+SELECT m.direction, m.phase, m.rows_done, m.rows_total,
+       COALESCE((SELECT pg_catalog.sum(pg_catalog.pg_total_relation_size(t.relid))
+                 FROM pg_catalog.pg_partition_tree(m.shadow) t)::bigint,
+                pg_catalog.pg_total_relation_size(m.shadow)) AS bytes_done,
+       m.bytes_total,
+       m.rows_per_second,
+       CASE WHEN m.phase = 'copying' AND m.rows_per_second > 0 AND m.rows_total > m.rows_done
+            THEN m.updated_at + (m.rows_total - m.rows_done) / m.rows_per_second * interval '1 second' END AS estimated_end,
+       -- A long one isn't counted to its end.
+       (SELECT pg_catalog.count(*) FROM (SELECT FROM meshhook_events.migration_queue LIMIT 100000) q) AS queue_length,
+       m.blocker, m.message, m.hint, m.in_background, m.started_at, m.updated_at, m.finished_at
+FROM meshhook_events.migration m;
+
+COMMENT ON VIEW @extschema@.workflow_events_migration_progress IS
+    'how far the migration has come that is under way, or was last';
+COMMENT ON COLUMN @extschema@.workflow_events_migration_progress.direction IS 'migrate or undo';
+COMMENT ON COLUMN @extschema@.workflow_events_migration_progress.phase IS 'what is being done';
+COMMENT ON COLUMN @extschema@.workflow_events_migration_progress.rows_done IS 'how many rows were copied';
+COMMENT ON COLUMN @extschema@.workflow_events_migration_progress.rows_total IS 'how many there were, as the planner estimated it';
+COMMENT ON COLUMN @extschema@.workflow_events_migration_progress.bytes_done IS 'size of what was built, with indexes and TOAST';
+COMMENT ON COLUMN @extschema@.workflow_events_migration_progress.bytes_total IS 'size of what is replaced';
+COMMENT ON COLUMN @extschema@.workflow_events_migration_progress.rows_per_second IS 'how fast the last batch was copied';
+COMMENT ON COLUMN @extschema@.workflow_events_migration_progress.estimated_end IS 'when copying ends at that speed';
+COMMENT ON COLUMN @extschema@.workflow_events_migration_progress.queue_length IS
+    'how many changes are still to be carried over, counted to 100000';
+COMMENT ON COLUMN @extschema@.workflow_events_migration_progress.blocker IS 'who is in the way';
+COMMENT ON COLUMN @extschema@.workflow_events_migration_progress.message IS 'what the last step failed with';
+COMMENT ON COLUMN @extschema@.workflow_events_migration_progress.hint IS 'what to do about it';
+COMMENT ON COLUMN @extschema@.workflow_events_migration_progress.in_background IS 'whether the worker does it';
+COMMENT ON COLUMN @extschema@.workflow_events_migration_progress.started_at IS 'when it was asked for';
+COMMENT ON COLUMN @extschema@.workflow_events_migration_progress.updated_at IS 'when the last step ended';
+COMMENT ON COLUMN @extschema@.workflow_events_migration_progress.finished_at IS 'when it ended';
+GRANT SELECT ON @extschema@.workflow_events_migration_progress TO PUBLIC;
+
 GRANT SELECT ON @extschema@.workflow_events_partition_info TO PUBLIC;
 
 -- What changes anything, or looks into it as the owner, is for those who are granted it. Default
@@ -114,7 +212,7 @@ BEGIN
                                 'workflow_events_growth')
           AND a.grantee <> p.proowner
     LOOP
-        EXECUTE pg_catalog.format('REVOKE ALL ON FUNCTION %s FROM %s', entry.signature,
+        EXECUTE pg_catalog.format('REVOKE ALL ON ROUTINE %s FROM %s', entry.signature,
             CASE WHEN entry.grantee = 0::oid THEN 'PUBLIC'
                  ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(entry.grantee)) END);
     END LOOP;
@@ -146,6 +244,12 @@ BEGIN
     END LOOP;
 END
 $$;
+
+-- The procedures that migrate run as whoever calls them, and so does what they call. Each of these looks itself whether the
+-- caller may act as the table's owner.
+GRANT EXECUTE ON FUNCTION meshhook_events.begin_migration(text, boolean), meshhook_events.migration_step(),
+    meshhook_events.raise_migration_failure() TO PUBLIC;
+GRANT EXECUTE ON PROCEDURE meshhook_events.run_migration() TO PUBLIC;
 
 -- The worker acts where there is a policy. A table that is there already is to be maintained; in a restore
 -- none is there yet, and the policy comes with the data.

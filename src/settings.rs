@@ -6,6 +6,7 @@ use std::ffi::CString;
 
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting};
 
+use crate::domain::migration::Pace;
 use crate::domain::retry::Limits;
 use crate::domain::schedule::Schedule;
 use crate::pg::{guc, server, time_zone};
@@ -39,6 +40,15 @@ static ATTEMPTS_PER_HOUR: GucSetting<i32> = GucSetting::<i32>::new(12);
 /// Two hours of failures at the cap: by then somebody has to look at it, and an hour more or less is nothing
 /// beside months of partitions ahead.
 static BREAKER_FAILURES: GucSetting<i32> = GucSetting::<i32>::new(24);
+
+/// Ten thousand: some hundred milliseconds of work, so that a stop is soon heeded and little is done again after a crash.
+static MIGRATION_BATCH_ROWS: GucSetting<i32> = GucSetting::<i32>::new(10_000);
+
+/// No limit: nobody waits for the copying, and the sooner it ends, the fewer changes are to be carried over.
+static MIGRATION_ROWS_PER_SECOND: GucSetting<i32> = GucSetting::<i32>::new(0);
+
+/// None, for the same reason.
+static MIGRATION_PAUSE: GucSetting<i32> = GucSetting::<i32>::new(0);
 
 /// Defines the settings and reserves their prefix.
 pub fn init() {
@@ -116,7 +126,41 @@ pub fn init() {
         GucContext::Sighup,
         GucFlags::default(),
     );
+    init_migration();
     guc::reserve_prefix();
+}
+
+fn init_migration() {
+    GucRegistry::define_int_guc(
+        c"pg_meshhook_events.migration_batch_rows",
+        c"Sets how many rows a migration copies in one transaction.",
+        c"",
+        &MIGRATION_BATCH_ROWS,
+        1,
+        1_000_000,
+        GucContext::Userset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
+        c"pg_meshhook_events.migration_rows_per_second",
+        c"Limits how many rows a migration copies in a second.",
+        c"0 means without limit.",
+        &MIGRATION_ROWS_PER_SECOND,
+        0,
+        i32::MAX,
+        GucContext::Userset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
+        c"pg_meshhook_events.migration_pause",
+        c"Sets how long a migration waits between two batches.",
+        c"",
+        &MIGRATION_PAUSE,
+        0,
+        60_000,
+        GucContext::Userset,
+        GucFlags::UNIT_MS,
+    );
 }
 
 /// What a use case needs to know of the settings.
@@ -124,13 +168,22 @@ pub fn init() {
 pub struct Settings {
     /// How long one step may wait for its locks, all together, in milliseconds.
     pub lock_timeout_ms: i32,
+    /// How fast a migration copies.
+    pub migration_pace: Pace,
 }
 
 impl Settings {
     /// The settings as they are now.
     #[must_use]
     pub fn current() -> Self {
-        Self { lock_timeout_ms: LOCK_TIMEOUT.get() }
+        Self {
+            lock_timeout_ms: LOCK_TIMEOUT.get(),
+            migration_pace: Pace {
+                batch_rows: MIGRATION_BATCH_ROWS.get(),
+                rows_per_second: MIGRATION_ROWS_PER_SECOND.get(),
+                pause_ms: MIGRATION_PAUSE.get(),
+            },
+        }
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod count;
 mod idle;
+mod migrate;
 mod options;
 mod replay;
 mod report;
@@ -42,6 +43,9 @@ fn main() {
     if ["replay", "count", "undo"].into_iter().any(|part| options.has(part)) {
         read(&options, &mut text);
     }
+    if options.has("migrate") {
+        migrate(&options, &mut text);
+    }
     print!("{text}");
     keep(&text, &options);
 }
@@ -59,6 +63,22 @@ fn keep(text: &str, options: &Options) {
         }
         None => println!("\n(made shorter, or elsewhere, so bench/results.md is as it was)"),
     }
+}
+
+/// Compares ways to migrate, in a server whose `pg_wal` shows what WAL is kept for.
+fn migrate(options: &Options, text: &mut String) {
+    let mut server = Server::builder()
+        .conf("shared_preload_libraries", "pg_meshhook_events")
+        .conf("pg_meshhook_events.enabled", "off")
+        .conf("timezone", "UTC")
+        .conf("shared_buffers", "2GB")
+        .conf("max_wal_size", "4GB")
+        .conf("wal_recycle", "off")
+        .conf("checkpoint_timeout", "1h")
+        .conf("autovacuum", "off")
+        .start();
+    migrate::compare(&server, options, text);
+    server.stop(process::Mode::Fast);
 }
 
 /// Compares ways to read, in a server that keeps all events in its own buffers.

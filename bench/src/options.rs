@@ -1,16 +1,20 @@
 //! What is run: everything, unless environment variables ask for less.
 //!
-//! - `BENCH_PARTS`: some of `stall,cron,idle,replay,count,undo`.
+//! - `BENCH_PARTS`: some of `stall,cron,idle,replay,count,undo,migrate`.
 //! - `BENCH_ROUNDS`: how often each short combination is run (3). Combinations that hold a transaction for
 //!   half a minute or longer are run once.
 //! - `BENCH_HOLDS`: for how many seconds transactions are held (`6,60`).
+//! - `BENCH_EVENTS`: how many events are migrated (5000000).
+//! - `BENCH_MIGRATIONS`: how often each way to migrate them is run (3). The report says how often it was.
 
 use std::env;
 use std::time::Duration;
 
-const PARTS: [&str; 6] = ["stall", "cron", "idle", "replay", "count", "undo"];
+const PARTS: [&str; 7] = ["stall", "cron", "idle", "replay", "count", "undo", "migrate"];
 const ROUNDS: usize = 3;
 const HOLDS: [u64; 2] = [6, 60];
+const EVENTS: i64 = 5_000_000;
+const MIGRATIONS: usize = 3;
 
 /// From here on, holding a transaction takes too long to do it more than once.
 const LONG: Duration = Duration::from_secs(30);
@@ -20,6 +24,8 @@ pub struct Options {
     parts: Vec<String>,
     rounds: usize,
     holds: Vec<Duration>,
+    events: i64,
+    migrations: usize,
 }
 
 impl Options {
@@ -28,6 +34,8 @@ impl Options {
             parts: PARTS.map(str::to_owned).into(),
             rounds: ROUNDS,
             holds: HOLDS.map(Duration::from_secs).into(),
+            events: EVENTS,
+            migrations: MIGRATIONS,
         }
     }
 
@@ -51,6 +59,17 @@ impl Options {
                 holds.split(',').map(|s| s.parse().expect("BENCH_HOLDS are whole seconds"));
             options.holds = seconds.map(Duration::from_secs).collect();
         }
+        if let Ok(events) = env::var("BENCH_EVENTS") {
+            options.events =
+                events.parse().ok().filter(|events| *events > 0).expect("BENCH_EVENTS is a number");
+        }
+        if let Ok(times) = env::var("BENCH_MIGRATIONS") {
+            options.migrations = times
+                .parse()
+                .ok()
+                .filter(|times| *times > 0)
+                .expect("BENCH_MIGRATIONS is a number");
+        }
         options
     }
 
@@ -59,7 +78,8 @@ impl Options {
         let full = Self::full();
         // These two make one section.
         let is_divided = self.has("stall") != self.has("cron");
-        self.rounds == full.rounds && self.holds == full.holds && !is_divided
+        let has_all_events = self.events == full.events || !self.has("migrate");
+        self.rounds == full.rounds && self.holds == full.holds && has_all_events && !is_divided
     }
 
     pub fn is_every_part(&self) -> bool {
@@ -72,6 +92,14 @@ impl Options {
 
     pub fn holds(&self) -> &[Duration] {
         &self.holds
+    }
+
+    pub fn events(&self) -> i64 {
+        self.events
+    }
+
+    pub fn migrations(&self) -> usize {
+        self.migrations
     }
 
     pub fn rounds(&self) -> usize {

@@ -12,6 +12,7 @@
 mod archive;
 mod events;
 mod insight;
+mod migration;
 mod partitions;
 mod retention;
 mod upkeep;

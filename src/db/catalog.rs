@@ -20,6 +20,8 @@ pub const RUNS: &str = "workflow_runs";
 /// The extension as installed in this database.
 #[derive(Clone, Debug)]
 pub struct Extension {
+    /// Its OID.
+    pub oid: Oid,
     /// The schema of its functions, and of the event log.
     pub schema: String,
     /// That schema's OID.
@@ -32,7 +34,7 @@ pub struct Extension {
 
 /// The extension as installed in this database; `None` where it is not.
 pub fn find_extension() -> Result<Option<Extension>> {
-    let sql = "SELECT n.nspname::text, n.oid, e.extversion, e.extowner \
+    let sql = "SELECT n.nspname::text, n.oid, e.extversion, e.extowner, e.oid \
                FROM pg_catalog.pg_extension e \
                JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace \
                WHERE e.extname = 'pg_meshhook_events'";
@@ -42,6 +44,7 @@ pub fn find_extension() -> Result<Option<Extension>> {
             schema_oid: row.get(2)?,
             version: row.get(3)?,
             owner: row.get(4)?,
+            oid: row.get(5)?,
         })
     })
 }
@@ -67,6 +70,8 @@ pub fn current_database() -> Result<String> {
 pub struct Table {
     /// Its OID.
     pub oid: Oid,
+    /// Its name: that of the event log, unless it is one that is to take its place.
+    pub name: String,
     /// Its schema.
     pub schema: String,
     /// That schema's OID.
@@ -86,7 +91,7 @@ impl Table {
     /// Its qualified name.
     #[must_use]
     pub fn qualified(&self) -> Qualified<'_> {
-        Qualified { schema: &self.schema, name: EVENTS }
+        Qualified { schema: &self.schema, name: &self.name }
     }
 }
 
@@ -111,6 +116,7 @@ pub fn find_events(extension: &Extension) -> Result<Option<Table>> {
         let owner: Oid = row.get(3)?;
         let table = Table {
             oid: row.get(1)?,
+            name: EVENTS.to_owned(),
             schema: extension.schema.clone(),
             schema_oid: extension.schema_oid,
             owner,
@@ -142,6 +148,25 @@ pub fn find_events(extension: &Extension) -> Result<Option<Table>> {
         Some(column) => Err(Error::MissingColumn { table: name, column: (*column).to_owned() }),
         None => Ok(Some(table)),
     }
+}
+
+/// A table by its OID, plain or partitioned, in the extension's schema; `None` where there is none.
+pub fn table_of(extension: &Extension, oid: Oid) -> Result<Option<Table>> {
+    let sql = "SELECT relname::text, relowner, relhasindex, relrowsecurity, relforcerowsecurity \
+               FROM pg_catalog.pg_class WHERE oid = $1 AND relnamespace = $2 AND relkind IN ('r', 'p')";
+    query::read_one(sql, &[oid.into(), extension.schema_oid.into()], |row| {
+        let owner: Oid = row.get(2)?;
+        Ok(Table {
+            oid,
+            name: row.get(1)?,
+            schema: extension.schema.clone(),
+            schema_oid: extension.schema_oid,
+            owner,
+            owner_name: server::role_name(owner).unwrap_or_else(|| owner.to_u32().to_string()),
+            has_index: row.get(3)?,
+            row_security: RowSecurity { enabled: row.get(4)?, forced: row.get(5)? },
+        })
+    })
 }
 
 /// The event log.
@@ -222,6 +247,12 @@ pub fn relation_names(schema: Oid) -> Result<BTreeSet<String>> {
 pub fn heap_bytes(table: Oid) -> Result<i64> {
     let sql = "SELECT pg_catalog.pg_relation_size($1)";
     Ok(query::read_one(sql, &[table.into()], |row| row.get(1))?.unwrap_or(0))
+}
+
+/// The path of a table's first file, in the data directory.
+pub fn file_path(table: Oid) -> Result<Option<String>> {
+    let sql = "SELECT pg_catalog.pg_relation_filepath($1)";
+    Ok(query::read_one(sql, &[table.into()], |row| row.nullable(1))?.flatten())
 }
 
 /// The sizes of tables with their partitions, indexes and TOAST, in the order in which they are given: in bytes, and the

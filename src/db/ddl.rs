@@ -56,7 +56,7 @@ pub fn create_staging(like: Qualified, staging: Qualified) -> Result<()> {
 }
 
 /// The access method (17 on) and tablespace that a partitioned table gives to its partitions.
-fn storage(table: Oid) -> Result<(Option<String>, Option<String>)> {
+pub fn storage(table: Oid) -> Result<(Option<String>, Option<String>)> {
     let sql = "SELECT m.amname::text, t.spcname::text FROM pg_catalog.pg_class c \
                LEFT JOIN pg_catalog.pg_am m ON m.oid = c.relam \
                LEFT JOIN pg_catalog.pg_tablespace t ON t.oid = c.reltablespace \

@@ -45,6 +45,12 @@ pub fn of(table: Oid) -> Result<Vec<ForeignKey>> {
 }
 
 impl ForeignKey {
+    /// Gives a table the same one. Locks the referenced table in SHARE ROW EXCLUSIVE mode.
+    pub fn add_to(&self, table: Qualified) -> Result<()> {
+        let (name, definition) = (Ident(&self.name), &self.definition);
+        query::execute(&format!("ALTER TABLE {table} ADD CONSTRAINT {name} {definition}"), &[])
+    }
+
     /// Gives a table the same one without looking at its rows. Locks the referenced table in SHARE ROW EXCLUSIVE mode.
     pub fn add_unchecked_to(&self, table: Qualified) -> Result<()> {
         let suffix = if self.definition.ends_with(" NOT VALID") { "" } else { " NOT VALID" };

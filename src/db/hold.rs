@@ -6,10 +6,15 @@ use crate::domain::plan::{Hold, Obstacle, Retirement};
 use crate::error::Result;
 use crate::pg::{identity, latest};
 
+/// Holds, and the time of a migration, in which nothing is dropped: rows that were copied from a partition would outlive it.
+const HOLDS: &str = "(SELECT id, range_start, range_end, reason FROM meshhook_events.hold \
+    UNION ALL SELECT 0, NULL, NULL, 'workflow_events is being migrated' FROM meshhook_events.migration \
+    WHERE finished_at IS NULL) h";
+
 /// The holds, oldest first.
 pub fn all() -> Result<Vec<Hold>> {
-    let sql = "SELECT range_start, range_end, reason FROM meshhook_events.hold ORDER BY id";
-    query::read(sql, &[], |row| {
+    let sql = format!("SELECT range_start, range_end, reason FROM {HOLDS} ORDER BY id");
+    query::read(&sql, &[], |row| {
         Ok(Hold { range: range::of_columns(&row, 1)?, reason: row.get(3)? })
     })
 }
@@ -59,8 +64,7 @@ pub fn refuse(partition: &Retirement) -> Result<()> {
         true => "true".to_owned(),
         false => conditions.join(" AND "),
     };
-    let sql =
-        format!("SELECT reason FROM meshhook_events.hold WHERE {condition} ORDER BY id LIMIT 1");
+    let sql = format!("SELECT reason FROM {HOLDS} WHERE {condition} ORDER BY id LIMIT 1");
     match latest::texts(sql)?.into_iter().next() {
         Some(reason) => Err(Obstacle::Held { partition: partition.name.clone(), reason }.into()),
         None => Ok(()),

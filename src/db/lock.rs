@@ -204,7 +204,7 @@ pub enum Need {
 
 /// How old a transaction must be to count as one that will be in the way for longer, in milliseconds. Shorter
 /// ones are waited for within the budget.
-const LONG_TRANSACTION_MS: i64 = 1_000;
+pub const LONG_TRANSACTION_MS: i64 = 1_000;
 
 /// Looks, without waiting and without making anybody wait, whether a longer transaction is in the way.
 ///
@@ -294,6 +294,19 @@ fn snapshot_holders(older_than_ms: i64) -> Result<Vec<Blocker>> {
          ORDER BY a.xact_start, a.pid LIMIT 5"
     );
     query::read(&sql, &[older_than_ms.into()], blocker)
+}
+
+/// Which of these processes have held a snapshot for at least that long.
+pub fn snapshots_of(pids: &[i32], older_than_ms: i64) -> Result<Vec<Blocker>> {
+    let sql = format!(
+        "SELECT a.pid, 'a snapshot', {BLOCKER_COLUMNS} \
+         FROM pg_catalog.pg_stat_activity a \
+         LEFT JOIN pg_catalog.pg_prepared_xacts x ON false \
+         WHERE a.pid = ANY ($1) AND a.backend_xmin IS NOT NULL \
+           AND a.xact_start <= pg_catalog.clock_timestamp() - $2 * interval '1 millisecond' \
+         ORDER BY a.xact_start, a.pid LIMIT 5"
+    );
+    query::read(&sql, &[pids.to_vec().into(), older_than_ms.into()], blocker)
 }
 
 /// Who is running a DETACH in this database. While it waits, it holds nothing that could be looked for.

@@ -14,6 +14,7 @@ pub mod index;
 pub mod ledger;
 pub mod load;
 pub mod lock;
+pub mod migration;
 pub mod parquet;
 pub mod policy;
 pub mod protection;

@@ -64,6 +64,13 @@ pub fn execute(sql: &str, arguments: &[DatumWithOid]) -> Result<()> {
     Ok(())
 }
 
+/// Runs a statement that writes; gives how many rows it has written.
+pub fn execute_counting(sql: &str, arguments: &[DatumWithOid]) -> Result<i64> {
+    let rows =
+        Spi::connect_mut(|client| client.update(sql, None, arguments).map(|rows| rows.len()))?;
+    Ok(i64::try_from(rows).unwrap_or(i64::MAX))
+}
+
 /// Runs a statement that writes, and maps the rows that it returns.
 pub fn execute_returning<T>(
     sql: &str,

@@ -14,6 +14,7 @@ pub mod digest;
 pub mod growth;
 pub mod instant;
 pub mod maintenance;
+pub mod migration;
 pub mod name;
 pub mod partition;
 pub mod plan;

@@ -16,11 +16,13 @@ pub enum Task {
     Retire,
     /// Sealing those that are closed.
     Seal,
+    /// Going on with a migration between a plain table and partitions.
+    Migrate,
 }
 
 impl Task {
     /// All tasks, in the order in which a worker does them: creation comes first.
-    pub const ALL: [Self; 3] = [Self::Create, Self::Retire, Self::Seal];
+    pub const ALL: [Self; 4] = [Self::Create, Self::Retire, Self::Seal, Self::Migrate];
 
     /// The word that the ledger uses.
     #[must_use]
@@ -29,6 +31,7 @@ impl Task {
             Self::Create => "create",
             Self::Retire => "retire",
             Self::Seal => "seal",
+            Self::Migrate => "migrate",
         }
     }
 }
@@ -188,9 +191,9 @@ mod tests {
     use super::*;
 
     const LIMITS: Limits = Limits { attempts_per_hour: 12, breaker_failures: 24 };
-    const DONE: ([Outcome; 3], u64) = ([Outcome::Done; 3], 0);
-    const FAILED: ([Outcome; 3], u64) = ([Outcome::Failed; 3], 0);
-    const ALL: [Order; 3] = [Order { due: true, insist: false }; 3];
+    const DONE: ([Outcome; 4], u64) = ([Outcome::Done; 4], 0);
+    const FAILED: ([Outcome; 4], u64) = ([Outcome::Failed; 4], 0);
+    const ALL: [Order; 4] = [Order { due: true, insist: false }; 4];
 
     fn s(seconds: u64) -> Duration {
         Duration::from_secs(seconds)
@@ -238,18 +241,24 @@ mod tests {
         let mut queue = Queue::default();
         queue.observe(&[1], s(0));
         queue.started(1, s(0));
-        let blocked = ([Outcome::Blocked, Outcome::Failed, Outcome::Done], 3);
+        let blocked = ([Outcome::Blocked, Outcome::Failed, Outcome::Done, Outcome::Done], 3);
         queue.ended(1, blocked, s(0), LIMITS, 0);
         assert_eq!(queue.until_next(s(0)), Some(s(1)));
         let create = Order { due: true, insist: false };
         assert_eq!(
             queue.orders(1, s(1), LIMITS),
-            ([create, Order::default(), Order::default()], 3)
+            ([create, Order::default(), Order::default(), Order::default()], 3)
         );
         queue.started(1, s(1));
         // What it says of a task that wasn't ordered doesn't count.
         assert_eq!(
-            queue.ended(1, ([Outcome::Done, Outcome::Failed, Outcome::Failed], 3), s(2), LIMITS, 0),
+            queue.ended(
+                1,
+                ([Outcome::Done, Outcome::Failed, Outcome::Failed, Outcome::Failed], 3),
+                s(2),
+                LIMITS,
+                0
+            ),
             1
         );
         assert_eq!(queue.until_next(s(2)), Some(s(8)), "retirement keeps its time");
@@ -260,13 +269,13 @@ mod tests {
         let mut queue = Queue::default();
         queue.observe(&[1, 2], s(0));
         queue.started(1, s(0));
-        let unfinished = ([Outcome::Done, Outcome::Done, Outcome::Unfinished], 0);
+        let unfinished = ([Outcome::Done, Outcome::Done, Outcome::Unfinished, Outcome::Done], 0);
         assert_eq!(queue.ended(1, unfinished, s(0), LIMITS, 0), 0, "it is no failure");
         assert_eq!(queue.next(s(1)), Some(2));
         queue.started(2, s(1));
         assert_eq!(queue.next(s(1)), Some(1));
         let seal = Order { due: true, insist: false };
-        let orders = [Order::default(), Order::default(), seal];
+        let orders = [Order::default(), Order::default(), seal, Order::default()];
         assert_eq!(queue.orders(1, s(1), LIMITS), (orders, 0));
     }
 

@@ -51,6 +51,7 @@ impl Error {
             )),
             Self::Server(failure) => failure.detail.clone(),
             Self::Archive(fault) => fault.detail(),
+            Self::Migration(fault) => fault.detail(),
             _ => None,
         }
     }
@@ -65,8 +66,7 @@ impl Error {
                  deleted with it by a foreign key."
             }
             Self::NotPartitioned { .. } => {
-                "Nothing was changed. Moving a plain table into partitions while it is in use is not \
-                 part of this version yet."
+                "CALL migrate_workflow_events() moves it into partitions while it is in use."
             }
             Self::NotATable { .. } => "Rename it: the name belongs to the event log.",
             Self::WrongPartitioning { .. } | Self::WrongKeyType { .. } => {
@@ -111,6 +111,9 @@ impl Error {
                      meshhook_events.policy."
                 }
                 Obstacle::ReplayUnknown { .. } => "It is kept until that can be told.",
+                Obstacle::Held { reason, .. } if reason == "workflow_events is being migrated" => {
+                    "It is retired when the migration has ended: see workflow_events_migration_progress."
+                }
                 Obstacle::Held { partition, .. } => {
                     return Some(format!(
                         "SELECT release_workflow_events_partition({}); where it is needed no more.",
@@ -168,6 +171,7 @@ impl Error {
             Self::NotCreated { reason, .. } => return reason.hint(),
             Self::Server(failure) => return failure.hint.clone(),
             Self::Archive(fault) => return fault.hint().map(str::to_owned),
+            Self::Migration(fault) => return fault.hint().map(str::to_owned),
             _ => return None,
         };
         Some(hint.to_owned())

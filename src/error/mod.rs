@@ -5,11 +5,13 @@
 
 mod advice;
 pub mod archive;
+pub mod migration;
 
 use pgrx::PgSqlErrorCode as Sqlstate;
 use pgrx::pg_sys::panic::ErrorReport;
 
 use self::archive::ArchiveFault;
+use self::migration::MigrationFault;
 use crate::domain::blocker::Blocker;
 use crate::domain::calendar::CalendarError;
 use crate::domain::plan::Obstacle;
@@ -45,6 +47,18 @@ fn sqlstate_text(sqlstate: Sqlstate) -> String {
     let packed = sqlstate as usize;
     let character = |i: usize| u8::try_from((packed >> (6 * i)) & 0x3f).unwrap_or(0) + b'0';
     (0..5).map(|i| char::from(character(i))).collect()
+}
+
+/// The SQLSTATE of these five characters.
+#[must_use]
+pub fn sqlstate_of(text: &str) -> Sqlstate {
+    let packed = text
+        .bytes()
+        .take(5)
+        .enumerate()
+        .map(|(i, byte)| i32::from(byte.wrapping_sub(b'0') & 0x3f) << (6 * i))
+        .sum::<i32>();
+    Sqlstate::from(packed)
 }
 
 /// What can go wrong.
@@ -269,6 +283,9 @@ pub enum Error {
     /// An archive was not made, or nothing was brought back from it.
     #[error(transparent)]
     Archive(#[from] ArchiveFault),
+    /// A migration was not begun, or can't go on.
+    #[error(transparent)]
+    Migration(#[from] MigrationFault),
     /// A query of ours gave what it cannot give.
     #[error("unexpected result of an internal query: {0}")]
     Internal(String),
@@ -343,6 +360,7 @@ impl Error {
             Self::CutShort { .. } => Sqlstate::ERRCODE_QUERY_CANCELED,
             Self::Server(failure) => failure.sqlstate,
             Self::Archive(fault) => fault.sqlstate(),
+            Self::Migration(fault) => fault.sqlstate(),
             Self::Internal(_) => Sqlstate::ERRCODE_INTERNAL_ERROR,
         }
     }

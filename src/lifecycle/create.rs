@@ -8,6 +8,7 @@
 use pgrx::datum::{Date, TimestampWithTimeZone};
 use pgrx::pg_sys::Oid;
 
+use crate::db::catalog::Table;
 use crate::db::ident::Qualified;
 use crate::db::lock::{self, Budget, Mode};
 use crate::db::{calendar, catalog, ddl, index, ledger, protection, query};
@@ -20,6 +21,10 @@ use crate::lifecycle::default_partition::DefaultPartition;
 use crate::lifecycle::plan::{self as whole_plan, blocked};
 use crate::pg::{identity, subtransaction};
 use crate::settings::Settings;
+
+/// How many periods before the current one a new event log has: events of the last weeks may still
+/// come in late.
+pub const PAST_PERIODS: u32 = 2;
 
 /// What came of a wish for partitions.
 #[derive(Clone, Debug, Default)]
@@ -178,7 +183,7 @@ pub fn as_owner<T>(context: &Context, work: impl FnOnce() -> Result<T>) -> Resul
 /// As [`as_owner`].
 pub fn require_able_owner(context: &Context) -> Result<()> {
     let table = &context.table;
-    require_safe_owner(context)?;
+    require_safe_owner(table)?;
     if !catalog::may_create_in(table.owner, table.schema_oid)? {
         return Err(Error::NoCreatePrivilege {
             role: table.owner_name.clone(),
@@ -196,8 +201,7 @@ pub fn require_able_owner(context: &Context) -> Result<()> {
 /// # Errors
 ///
 /// [`Error::UnsafeOwner`].
-pub fn require_safe_owner(context: &Context) -> Result<()> {
-    let table = &context.table;
+pub fn require_safe_owner(table: &Table) -> Result<()> {
     if !identity::is_superuser(table.owner) {
         return Ok(());
     }

@@ -11,6 +11,7 @@ pub mod growth;
 pub mod hold;
 pub mod inspect;
 pub mod maintain;
+pub mod migrate;
 pub mod needs;
 pub mod plan;
 pub mod replay;

@@ -11,6 +11,7 @@ use crate::domain::partition::Range;
 use crate::domain::plan::{Facts, Obstacle, Retirement};
 use crate::error::{Error, Result};
 use crate::lifecycle::context::Context;
+use crate::lifecycle::migrate;
 use crate::lifecycle::needs;
 use crate::lifecycle::replay::Replays;
 use crate::pg::identity;
@@ -170,7 +171,7 @@ pub fn require(context: &Context, step: &Retiring, settings: Settings) -> Result
 /// A step of the plan, or something that is kept.
 #[derive(Clone, Debug)]
 pub struct Step {
-    /// What is done: `create`, `finalize`, `restore`, `archive`, `drop`, `detach` or `keep`.
+    /// What is done: `create`, `finalize`, `restore`, `archive`, `drop`, `detach`, `migrate` or `keep`.
     pub action: &'static str,
     /// The partition.
     pub partition: Option<String>,
@@ -192,11 +193,16 @@ pub struct Step {
 ///
 /// # Errors
 ///
-/// Where there is no event log that can be maintained, or its policy makes no sense.
+/// Where there is no event log that can be maintained or migrated, or its policy makes no sense.
 pub fn steps(settings: Settings) -> Result<Vec<Step>> {
     identity::pinned(|| {
         identity::set_lock_timeout(settings.lock_timeout_ms);
-        let context = Context::load()?;
+        let context = match Context::load() {
+            Err(Error::NotPartitioned { .. }) => {
+                return migrate::plan::steps(&catalog::extension()?, settings);
+            }
+            context => context?,
+        };
         let facts = context.facts_without_names()?;
         let creation = of_creation(&context, &facts)?;
         let retirement = of_retirement(&context, &facts, settings)?;

@@ -12,10 +12,6 @@ use crate::lifecycle::create;
 use crate::pg::{board, identity, server, subtransaction};
 use crate::settings::Settings;
 
-/// How many periods before the current one a new event log has: events of the last weeks may still
-/// come in late.
-const PAST_PERIODS: u32 = 2;
-
 /// What was done about one thing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Done {
@@ -93,7 +89,7 @@ fn event_log_pinned(settings: Settings) -> Result<Vec<Step>> {
         None => {
             make(&extension, settings)?;
             steps.push(Step::new(EVENTS, Done::Made, "partitioned by range of ts"));
-            PAST_PERIODS
+            create::PAST_PERIODS
         }
     };
     identity::run_as(extension.owner, || {

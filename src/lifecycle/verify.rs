@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::lifecycle::context::{Context, LIBRARY_VERSION, require_privileges_of};
 use crate::lifecycle::create::require_safe_owner;
 use crate::lifecycle::inspect::{self, Finding, Status};
+use crate::lifecycle::migrate;
 use crate::lifecycle::{coverage, growth, seal_check};
 use crate::pg::{board, identity, server, subtransaction};
 use crate::settings::{Settings, WorkerSettings};
@@ -51,6 +52,7 @@ fn event_log_pinned(
     let extension = catalog::extension()?;
     let mut findings = vec![version(&extension.version), self::worker(worker)?];
     findings.extend(lock_timeout(settings));
+    findings.extend(migrate::plan::finding(&extension)?);
     let context = match Context::load() {
         Ok(context) => context,
         Err(error) => {
@@ -60,7 +62,7 @@ fn event_log_pinned(
         }
     };
     require_privileges_of(context.table.owner, &context.table)?;
-    let safe = require_safe_owner(&context).and_then(|()| require_safe_to_query(&context));
+    let safe = require_safe_owner(&context.table).and_then(|()| require_safe_to_query(&context));
     if let Err(error) = &safe {
         let hint = error.hint().unwrap_or_default();
         findings.push(Finding::bad("owner", Status::Failed, error.to_string(), hint));

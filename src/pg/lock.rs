@@ -1,5 +1,8 @@
 //! Locks on relations by OID, and the settings that limit how long one waits for them.
 
+use std::ffi::c_int;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use pgrx::pg_sys;
 
 /// How strong a lock is (PostgreSQL manual, "Table-Level Locks").
@@ -125,3 +128,75 @@ impl Drop for SessionLock {
 }
 
 const SESSION_MODE: pg_sys::LOCKMODE = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
+
+/// The turn of a session at work that takes many transactions: one session at a time has it. It ends by itself with a
+/// transaction that is aborted (`ProcReleaseLocks` in `storage/lmgr/proc.c`), and with the session.
+///
+/// It is a lock on the extension, not on a table: no maintenance of tables is kept waiting, and `DROP EXTENSION` waits for its end.
+#[derive(Clone, Copy)]
+pub struct Turn(pg_sys::LOCKTAG);
+
+impl Turn {
+    /// The turn that belongs to the extension of that OID.
+    #[must_use]
+    pub fn of(extension: pg_sys::Oid) -> Self {
+        Self(pg_sys::LOCKTAG {
+            // SAFETY: reads a variable of the backend.
+            locktag_field1: unsafe { pg_sys::MyDatabaseId }.to_u32(),
+            locktag_field2: pg_sys::ExtensionRelationId.to_u32(),
+            locktag_field3: extension.to_u32(),
+            locktag_field4: 0,
+            locktag_type: pg_sys::LockTagType::LOCKTAG_OBJECT as u8,
+            locktag_lockmethodid: pg_sys::DEFAULT_LOCKMETHOD as u8,
+        })
+    }
+
+    /// Takes it without waiting; whether this session has it now.
+    #[must_use]
+    pub fn take(&self) -> bool {
+        if self.is_mine() {
+            return true;
+        }
+        // SAFETY: takes a heavyweight lock by its tag, which is copied, for the session.
+        let result = unsafe { pg_sys::LockAcquire(&raw const self.0, TURN_MODE, true, true) };
+        let is_taken = result != pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL;
+        if is_taken && !IS_REGISTERED.swap(true, Ordering::Relaxed) {
+            // A session that ends outside of a transaction would leave the lock behind for ever.
+            // SAFETY: the function stays loaded as long as the process runs.
+            unsafe { pg_sys::before_shmem_exit(Some(release_at_exit), pg_sys::Datum::null()) };
+        }
+        is_taken
+    }
+
+    /// Ends it, if this session has it.
+    pub fn end(&self) {
+        if self.is_mine() {
+            // SAFETY: the lock is held for the session, as is asked first.
+            unsafe { pg_sys::LockRelease(&raw const self.0, TURN_MODE, true) };
+        }
+    }
+
+    fn is_mine(&self) -> bool {
+        // SAFETY: looks into this process's table of locks.
+        #[cfg(not(any(feature = "pg17", feature = "pg18")))]
+        unsafe {
+            pg_sys::LockHeldByMe(&raw const self.0, TURN_MODE)
+        }
+        // SAFETY: the same.
+        #[cfg(any(feature = "pg17", feature = "pg18"))]
+        unsafe {
+            pg_sys::LockHeldByMe(&raw const self.0, TURN_MODE, false)
+        }
+    }
+}
+
+/// Whether this process lets go of what it holds when it ends.
+static IS_REGISTERED: AtomicBool = AtomicBool::new(false);
+
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn release_at_exit(_code: c_int, _argument: pg_sys::Datum) {
+    // SAFETY: lets go of the locks that the process holds beyond transactions, and of no others.
+    unsafe { pg_sys::LockReleaseSession(pg_sys::DEFAULT_LOCKMETHOD as pg_sys::LOCKMETHODID) };
+}
+
+const TURN_MODE: pg_sys::LOCKMODE = pg_sys::ShareUpdateExclusiveLock as pg_sys::LOCKMODE;

@@ -18,6 +18,13 @@ pub fn transaction_is_read_only() -> bool {
     unsafe { pg_sys::XactReadOnly }
 }
 
+/// Whether every statement of this transaction sees what is committed when it begins.
+#[must_use]
+pub fn is_read_committed() -> bool {
+    // SAFETY: reads a variable of the backend.
+    unsafe { pg_sys::XactIsoLevel <= pg_sys::XACT_READ_COMMITTED as i32 }
+}
+
 /// The database of this backend.
 #[must_use]
 pub fn database() -> pg_sys::Oid {

@@ -18,6 +18,8 @@ use crate::error::{Error, Failure, Result};
 pub fn run<T>(step: impl FnOnce() -> Result<T>) -> Result<T> {
     // SAFETY: reads two variables of the backend, to go back to what they are now.
     let (context, owner) = unsafe { (pg_sys::CurrentMemoryContext, pg_sys::CurrentResourceOwner) };
+    // SAFETY: reads a variable of the backend.
+    let level = unsafe { pg_sys::GetCurrentTransactionNestLevel() };
     // SAFETY: we are inside a transaction; one of the two calls below ends the subtransaction.
     unsafe {
         pg_sys::BeginInternalSubTransaction(std::ptr::null());
@@ -32,7 +34,10 @@ pub fn run<T>(step: impl FnOnce() -> Result<T>) -> Result<T> {
         if result.is_ok() {
             pg_sys::ReleaseCurrentSubTransaction();
         } else {
-            pg_sys::RollbackAndReleaseCurrentSubTransaction();
+            // Where the rollback of one within it has failed itself, that one is still there.
+            while pg_sys::GetCurrentTransactionNestLevel() > level {
+                pg_sys::RollbackAndReleaseCurrentSubTransaction();
+            }
         }
         pg_sys::MemoryContextSwitchTo(context);
         pg_sys::CurrentResourceOwner = owner;

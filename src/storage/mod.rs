@@ -1,9 +1,10 @@
-//! Files of archives: written under another name, put in place without overwriting any, and read back.
+//! Files of archives: written under another name, put in place without overwriting any, and read back; and room on disks.
 //!
 //! Nothing here follows a symbolic link, and every name is one name in the directory that was opened. Files are the
 //! server's user's.
 
 mod folder;
+pub mod space;
 mod writer;
 
 pub use folder::{Folder, Reader};

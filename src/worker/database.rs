@@ -9,9 +9,11 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use pgrx::pg_sys::Oid;
 use pgrx::{debug1, log};
 
-use super::{Assignment, creation, progress, retirement, sealing};
+use super::{Assignment, creation, migration, progress, retirement, sealing};
+use crate::db::catalog::{self, Extension};
 use crate::db::ledger::{self, History};
-use crate::db::{catalog, policy};
+use crate::db::migration::state;
+use crate::db::policy;
 use crate::domain::plan::Facts;
 use crate::domain::queue::{Order, Task};
 use crate::domain::retry::Outcome;
@@ -152,7 +154,7 @@ impl Pass {
     /// the others can hold it up.
     fn run(&self, orders: &[Order], tell: impl Fn(Task, Outcome)) -> Result<()> {
         let due = || Task::ALL.into_iter().zip(orders).filter(|(_, order)| order.due);
-        let log = match self.step("looking at the event log", Look::take) {
+        let (log, migrates) = match self.step("looking at the event log", Look::take) {
             // The ledger may be another one.
             Err(error @ Error::OtherVersion { .. }) => return Err(error),
             Err(error) => {
@@ -161,12 +163,13 @@ impl Pass {
                 }
                 return Ok(());
             }
-            Ok(log) => log,
+            Ok(found) => found,
         };
         let mut result = Ok(());
         for (task, order) in due() {
             let ended = match (task, &log) {
-                (_, None) => Ok(Outcome::Done),
+                (Task::Migrate, _) if migrates => migration::run(self),
+                (Task::Migrate, _) | (_, None) => Ok(Outcome::Done),
                 (Task::Create, Some(look)) => creation::run(self, *order, look),
                 (Task::Retire, Some(look)) => retirement::run(self, *order, look),
                 (Task::Seal, Some(look)) => sealing::run(self, *order, look),
@@ -192,16 +195,20 @@ pub struct Look {
 }
 
 impl Look {
-    /// Looks; `None` where there is no event log that can be maintained.
-    fn take() -> Result<Option<Self>> {
+    /// Looks; `None` where there is no event log that can be maintained. Beside it, whether a migration is to be gone on with.
+    fn take() -> Result<(Option<Self>, bool)> {
         if server::in_recovery() {
-            return Ok(None);
+            return Ok((None, false));
         }
         let Some(extension) = catalog::find_extension()? else {
             debug1!("the extension is not installed in this database");
-            return Ok(None);
+            return Ok((None, false));
         };
         context::require_same_version(&extension)?;
+        Ok((Self::at_the_log(extension)?, state::is_for_worker()?))
+    }
+
+    fn at_the_log(extension: Extension) -> Result<Option<Self>> {
         // A restore brings the policy after the tables, and their indexes after that.
         let Some(policy) = policy::load_row()? else {
             return Ok(None);

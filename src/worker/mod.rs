@@ -20,6 +20,7 @@
 mod creation;
 mod database;
 mod launcher;
+mod migration;
 mod progress;
 mod retirement;
 mod sealing;

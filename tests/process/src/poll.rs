@@ -6,23 +6,27 @@ use std::time::{Duration, Instant};
 /// How long the harness itself waits for anything. Generous, because a busy machine is no failure.
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
-/// The pause between two looks.
+/// The pause between two looks, at first. A look may start a session, so who waits for long looks less often: what else
+/// runs on the machine needs its processors too.
 const PAUSE: Duration = Duration::from_millis(20);
+
+/// The longest pause. It is an eighth of the time waited so far, until it is as long as this.
+const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 
 /// Calls `look` until it gives a value, and gives that; `None` once `deadline` has passed without one.
 ///
 /// `look` is called at least once, and once more after the deadline.
 pub fn poll_until<T>(deadline: Duration, mut look: impl FnMut() -> Option<T>) -> Option<T> {
-    let end = Instant::now() + deadline;
+    let begin = Instant::now();
     loop {
-        let late = Instant::now() >= end;
+        let late = begin.elapsed() >= deadline;
         if let Some(found) = look() {
             return Some(found);
         }
         if late {
             return None;
         }
-        thread::sleep(PAUSE);
+        thread::sleep((begin.elapsed() / 8).clamp(PAUSE, LONGEST_PAUSE));
     }
 }
 

@@ -1,4 +1,6 @@
-//! Numbers that only look random: the same for the same seed, everywhere.
+//! Numbers that only look random: the same for the same seed, everywhere; and how to see again what they led to.
+
+use std::{env, thread};
 
 /// A source of them (splitmix64), with its seed.
 #[derive(Clone, Debug)]
@@ -38,5 +40,26 @@ impl Random {
     pub fn pick_any<T: Clone>(&mut self, from: impl IntoIterator<Item = T>) -> Option<T> {
         let all: Vec<T> = from.into_iter().collect();
         if all.is_empty() { None } else { Some(self.pick(&all).clone()) }
+    }
+}
+
+/// The number that an environment variable gives, where it is set.
+///
+/// # Panics
+///
+/// If it gives something else.
+pub fn setting(name: &str) -> Option<u64> {
+    env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} is a number")))
+}
+
+/// Says how to see a failure again, where its test panics: with these environment variables.
+#[derive(Debug)]
+pub struct Again(pub String);
+
+impl Drop for Again {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("to see it again: {}", self.0);
+        }
     }
 }

@@ -2,22 +2,28 @@
 //!
 //! The blocks of a file run in order, each in a psql session of its own, as the superuser, in a fresh cluster with the
 //! extension preloaded and MeshHook's schema in the database. There is one run, [`RUN`]. Where no block of the file
-//! says CREATE EXTENSION, the extension and the event log are there as well. A block fenced as `sql error 22023` must fail
-//! with that SQLSTATE; blocks of other languages are not run.
+//! says CREATE EXTENSION, the extension and the event log are there as well. A chapter named [`MIGRATION`] begins anew, in a
+//! cluster whose event log is a plain table. A block fenced as `sql error 22023` must fail with that SQLSTATE; blocks of other
+//! languages are not run.
 
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use process::Server;
+use process::{Form, Server};
 
 /// The run of the examples.
 const RUN: &str = "6f1c24e0-6f9e-4c9b-8a56-5b1f0b0d7a51";
 
+/// The chapter that is about plain tables.
+const MIGRATION: &str = "Migration";
+
 /// A fenced block of SQL.
 #[derive(Debug, PartialEq, Eq)]
 struct Block {
+    /// The heading that it stands under.
+    chapter: String,
     /// The line of its first statement's line, counted from 1.
     line: usize,
     /// The SQLSTATE that it must fail with.
@@ -28,6 +34,7 @@ struct Block {
 /// The blocks of a Markdown text; an error where a fence looks like SQL and is not written as one.
 fn blocks(text: &str) -> Result<Vec<Block>, String> {
     let mut blocks = Vec::new();
+    let mut chapter = String::new();
     let mut open: Option<(String, Option<Block>)> = None;
     for (number, line) in (1..).zip(text.lines()) {
         let trimmed = line.trim();
@@ -47,9 +54,16 @@ fn blocks(text: &str) -> Result<Vec<Block>, String> {
                     }
                     _ => None,
                 };
-                let block =
-                    error.map(|error| Block { line: number + 1, error, sql: String::new() });
+                let block = error.map(|error| Block {
+                    chapter: chapter.clone(),
+                    line: number + 1,
+                    error,
+                    sql: String::new(),
+                });
                 open = Some((trimmed[..ticks].to_owned(), block));
+            }
+            None if trimmed.starts_with('#') => {
+                chapter = trimmed.trim_start_matches('#').trim().to_owned();
             }
             None => {}
             Some((fence, block)) if trimmed == fence => {
@@ -104,6 +118,22 @@ fn run(server: &Server, block: &Block) -> Result<(), String> {
 
 /// What is wrong with the blocks of a file.
 fn problems(name: &str, blocks: &[Block]) -> Vec<String> {
+    let (plain, others): (Vec<&Block>, Vec<&Block>) =
+        blocks.iter().partition(|block| block.chapter == MIGRATION);
+    let mut problems = Vec::new();
+    if !others.is_empty() {
+        problems.extend(problems_on(&with_schema(&others), name, &others));
+    }
+    if !plain.is_empty() {
+        let server = Server::preloaded().start();
+        server.set_up_plain("postgres", Form::Current);
+        problems.extend(problems_on(&server, name, &plain));
+    }
+    problems
+}
+
+/// A server with MeshHook's schema; with the extension and the event log too, where none of these blocks makes them.
+fn with_schema(blocks: &[&Block]) -> Server {
     let server = Server::preloaded().start();
     server.script("postgres", &process::fixture("meshhook.sql"));
     server.make_run("postgres");
@@ -112,9 +142,13 @@ fn problems(name: &str, blocks: &[Block]) -> Vec<String> {
         server
             .run("postgres", "CREATE EXTENSION pg_meshhook_events; SELECT setup_workflow_events()");
     }
+    server
+}
+
+fn problems_on(server: &Server, name: &str, blocks: &[&Block]) -> Vec<String> {
     let mut problems = Vec::new();
     for block in blocks {
-        if let Err(problem) = run(&server, block) {
+        if let Err(problem) = run(server, block) {
             let problem = problem.replace("psql:<stdin>:", &format!("{name}:"));
             problems.push(format!("{name}:{}: {problem}", block.line));
         }
@@ -159,10 +193,15 @@ fn the_manual_does_what_it_says() {
 
 #[test]
 fn blocks_are_found_with_their_lines() {
-    let text = "# T\n\n```sql\nSELECT 1;\n```\n```console\n$ ls\n```\n- x\n  ```sql error 22012\n  SELECT 1/0;\n  ```\n";
+    let text = "# T\n\n```sql\nSELECT 1;\n```\n```console\n# ls\n```\n## U v\n- x\n  ```sql error 22012\n  SELECT 1/0;\n  ```\n";
     let expected = [
-        Block { line: 4, error: None, sql: "SELECT 1;\n".to_owned() },
-        Block { line: 11, error: Some("22012".to_owned()), sql: "  SELECT 1/0;\n".to_owned() },
+        Block { chapter: "T".to_owned(), line: 4, error: None, sql: "SELECT 1;\n".to_owned() },
+        Block {
+            chapter: "U v".to_owned(),
+            line: 12,
+            error: Some("22012".to_owned()),
+            sql: "  SELECT 1/0;\n".to_owned(),
+        },
     ];
     assert_eq!(blocks(text).unwrap(), expected);
     for bad in

@@ -73,7 +73,8 @@ fn a_standby_replays_and_is_promoted() {
 fn a_dropped_server_leaves_nothing() {
     let server = Server::builder().start();
     let (processes, data) = (server.processes(), server.data());
-    assert!(processes.iter().all(|&pid| exists(pid)) && data.exists());
+    // Not all of them: one may be a session that was just about to end.
+    assert!(processes.len() > 3 && exists(server.pid()) && data.exists());
     drop(server);
     assert!(!processes.iter().any(|&pid| exists(pid)) && !data.exists());
 }

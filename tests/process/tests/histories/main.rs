@@ -8,12 +8,10 @@ mod seen;
 mod steps;
 mod trial;
 
-use std::env;
 use std::sync::Mutex;
 use std::thread;
 
-use model::Month;
-use process::{Random, Server, figure};
+use process::{Again, Month, Random, Server, figure, setting};
 use trial::{Tally, Trial};
 
 /// How many histories are lived through.
@@ -24,24 +22,6 @@ const DATABASES: u64 = 4;
 
 /// The time that the server's clock shows, and the month that it lies in.
 const NOW: (&str, Month) = ("2029-03-15 12:00:00+00", Month::of(2029, 3));
-
-fn setting(name: &str) -> Option<u64> {
-    env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} is a number")))
-}
-
-/// Says how to see a failure again.
-struct Announce {
-    seed: u64,
-    number: u64,
-}
-
-impl Drop for Announce {
-    fn drop(&mut self) {
-        if thread::panicking() {
-            eprintln!("to see it again: HISTORY_SEED={} HISTORY={}", self.seed, self.number);
-        }
-    }
-}
 
 #[test]
 fn no_row_is_lost_and_every_run_that_goes_on_can_be_replayed() {
@@ -61,7 +41,7 @@ fn no_row_is_lost_and_every_run_that_goes_on_can_be_replayed() {
                 for number in
                     (0..=last).filter(mine).filter(wanted).filter(|n| only.is_some() || *n < count)
                 {
-                    let _announce = Announce { seed, number };
+                    let _again = Again(format!("HISTORY_SEED={seed} HISTORY={number}"));
                     trial.history(&mut Random(seed << 32 | number));
                 }
                 tally.lock().expect("nobody panics with it").add(&mut trial.tally);

@@ -3,34 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-/// A month: twelve times the year, and from 0 to 11.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Month(pub i32);
-
-impl Month {
-    pub const fn of(year: i32, month: i32) -> Self {
-        Self(year * 12 + month - 1)
-    }
-
-    pub const fn plus(self, months: i32) -> Self {
-        Self(self.0 + months)
-    }
-
-    /// As its days begin.
-    pub fn year_and_month(self) -> String {
-        format!("{:04}-{:02}", self.0.div_euclid(12), self.0.rem_euclid(12) + 1)
-    }
-
-    /// Its first day.
-    pub fn first_day(self) -> String {
-        format!("{}-01", self.year_and_month())
-    }
-
-    /// The name of its table.
-    pub fn table(self) -> String {
-        format!("workflow_events_y{}", self.year_and_month().replace('-', "m"))
-    }
-}
+use process::Month;
 
 /// An event: its number. The numbers of a run's events are in the order of their times only where the times are.
 pub type Id = i64;
@@ -295,7 +268,7 @@ impl Model {
                 Place::Parked(_) if dropped.contains(month) => "drop",
                 Place::Parked(_) => "keep",
             };
-            plan.insert((month.table(), action.to_owned()));
+            plan.insert((month.partition(), action.to_owned()));
         }
         plan
     }
@@ -363,7 +336,7 @@ fn a_month_goes_only_where_nothing_keeps_it() {
         model.tables.insert(month, Table { place: Place::Attached, events });
     }
     assert_eq!(
-        (old.table(), old.first_day()),
+        (old.partition(), old.first_day()),
         ("workflow_events_y2028m02".into(), "2028-02-01".into())
     );
     // One of the two says that the run goes on.
@@ -385,7 +358,7 @@ fn a_month_goes_only_where_nothing_keeps_it() {
     model.runs.insert(1, Run { status: "running", is_finished: false });
     assert_eq!(model.out_of_sight(), 1);
     model.age(1);
-    assert_eq!(model.plan(), BTreeSet::from([(old.table(), "restore".to_owned())]));
+    assert_eq!(model.plan(), BTreeSet::from([(old.partition(), "restore".to_owned())]));
     assert_eq!(model.pass().restored, BTreeSet::from([old]));
     assert_eq!((model.replay(1), model.out_of_sight()), (vec![1, 2], 0));
 }

@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use postgres::{Client, SimpleQueryMessage, SimpleQueryRow};
+use process::Month;
 
-use crate::model::{Id, Model, Month, Plan};
+use crate::model::{Id, Model, Plan};
 
 /// The events in each table, by the names of the tables; of each event its number, and its run's.
 type Tables = BTreeMap<String, Vec<(Id, usize)>>;
@@ -72,7 +73,7 @@ pub fn compare(client: &mut Client, model: &Model) {
         .iter()
         .map(|(month, table)| {
             let events = table.events.iter().map(|(id, event)| (*id, event.run)).collect();
-            (month.table(), events)
+            (month.partition(), events)
         })
         .collect();
     let ids = |tables: &Tables| -> Vec<Id> {
@@ -89,7 +90,7 @@ pub fn compare(client: &mut Client, model: &Model) {
         .tables
         .iter()
         .filter(|(_, table)| table.is_attached())
-        .map(|(month, _)| month.table())
+        .map(|(month, _)| month.partition())
         .collect();
     assert_eq!(attached, in_log, "the partitions of the log");
 }
@@ -126,7 +127,7 @@ pub fn compare_reads(client: &mut Client, model: &Model) {
         rows(client, sql).iter().map(|row| (text(row, 0), number(row, 1))).collect();
     let attached = model.tables.iter().filter(|(_, table)| table.is_attached());
     let expected: BTreeMap<String, Id> =
-        attached.map(|(month, table)| (month.table(), table.events.len() as Id)).collect();
+        attached.map(|(month, table)| (month.partition(), table.events.len() as Id)).collect();
     assert_eq!(counts, expected, "the statistics");
 }
 
@@ -138,5 +139,5 @@ pub fn plan(client: &mut Client) -> Plan {
 
 /// The names of months, as a set.
 pub fn names(months: &BTreeSet<Month>) -> BTreeSet<String> {
-    months.iter().map(|month| month.table()).collect()
+    months.iter().map(|month| month.partition()).collect()
 }

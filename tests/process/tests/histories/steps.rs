@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use process::Random;
+use process::{Month, Random};
 
-use crate::model::{Event, Model, Month, Place, Policy, Run, Table};
+use crate::model::{Event, Model, Place, Policy, Run, Table};
 use crate::seen::{self, run_id};
 use crate::trial::Trial;
 
@@ -84,12 +84,12 @@ impl Trial<'_> {
                 3 => self.any_month(random, is_there).expect("the present is there"),
                 _ => random.pick_any(old).unwrap_or(self.model.current),
             };
-            let day = match random.between(1, 5) {
-                1 => "01 00:00:00".to_owned(),
-                2 => "28 23:59:59.999999".to_owned(),
-                _ => format!("{:02} 12:30:00", random.between(1, 28)),
+            let (day, time) = match random.between(1, 5) {
+                1 => (1, "00:00:00"),
+                2 => (28, "23:59:59.999999"),
+                _ => (random.between(1, 28), "12:30:00"),
             };
-            self.add_event(run, month, &format!("{}-{day}+00", month.year_and_month()));
+            self.add_event(run, month, &format!("{} {time}+00", month.day(day)));
         }
     }
 
@@ -154,7 +154,8 @@ impl Trial<'_> {
     fn hold(&mut self, random: &mut Random) {
         let Some(month) = random.pick_any(self.universe.iter().copied()) else { return };
         let reason = format!("reason {}", random.between(1, 2));
-        let sql = format!("SELECT hold_workflow_events_partition('{}', '{reason}')", month.table());
+        let sql =
+            format!("SELECT hold_workflow_events_partition('{}', '{reason}')", month.partition());
         match self.model.tables.get(&month).map(|table| &table.place) {
             Some(Place::Attached | Place::Parked(_)) => {
                 self.run(&sql);
@@ -171,7 +172,7 @@ impl Trial<'_> {
         let reason = random.one_in(4).then(|| "reason 1".to_owned());
         let argument = reason.as_ref().map(|r| format!(", '{r}'")).unwrap_or_default();
         let sql =
-            format!("SELECT release_workflow_events_partition('{}'{argument})", month.table());
+            format!("SELECT release_workflow_events_partition('{}'{argument})", month.partition());
         let before = self.model.holds.len();
         let goes = |(held, why): &(Month, String)| {
             *held == month && reason.as_ref().is_none_or(|reason| reason == why)
@@ -240,7 +241,7 @@ impl Trial<'_> {
         let archived = self.model.archive.keys().copied().filter(is_gone);
         let parked = self.model.months(Model::is_parked).into_iter();
         let Some(month) = random.pick_any(parked.chain(archived)) else { return };
-        let name = month.table();
+        let name = month.partition();
         let sql = format!("SELECT status FROM restore_workflow_events_partition('{name}')");
         match self.model.tables.get(&month).map(|table| table.place.clone()) {
             Some(Place::Parked(parking)) => {
@@ -283,7 +284,7 @@ impl Trial<'_> {
     /// A month is made, unless a table of it is there.
     fn create(&mut self, random: &mut Random) {
         let Some(month) = random.pick_any(self.universe.iter().copied()) else { return };
-        let (name, day) = (month.table(), month.first_day());
+        let (name, day) = (month.partition(), month.first_day());
         let sql = format!("SELECT create_workflow_events_partition('{day}'::date)");
         match self.model.tables.get(&month).map(|table| &table.place) {
             Some(Place::Attached) => assert_eq!(self.ask::<String>(&sql), name),
@@ -306,7 +307,7 @@ impl Trial<'_> {
             _ => self.any_month(random, Table::is_attached),
         };
         let Some(month) = month.filter(is_old) else { return };
-        let name = month.table();
+        let name = month.partition();
         let place = &mut self.model.tables.get_mut(&month).expect("it is there").place;
         match place {
             _ if random.one_in(4) => {

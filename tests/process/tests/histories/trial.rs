@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use postgres::Client;
 use postgres::types::FromSqlOwned;
-use process::{Random, Server};
+use process::{Month, Random, Server};
 
-use crate::model::{Model, Month, Place, Policy, Table};
+use crate::model::{Model, Place, Policy, Table};
 use crate::seen;
 
 /// Takes away whatever a history has left, but for the months from the current one on.
@@ -152,7 +152,7 @@ impl<'a> Trial<'a> {
     }
 
     fn begin(&mut self, random: &mut Random) {
-        self.run(&CLEAR.replace("CURRENT", &self.current.table()));
+        self.run(&CLEAR.replace("CURRENT", &self.current.partition()));
         self.told.clear();
         self.model = Model::new(self.current);
         self.stale.clear();
@@ -175,7 +175,7 @@ impl<'a> Trial<'a> {
         for month in self.universe.clone() {
             let runs = self.model.runs.keys().copied();
             let run = random.pick_any(runs).expect("some were made");
-            self.add_event(run, month, &format!("{}-10 10:00:00+00", month.year_and_month()));
+            self.add_event(run, month, &format!("{} 10:00:00+00", month.day(10)));
         }
         for run in self.model.runs.keys().copied().collect::<Vec<_>>() {
             if random.one_in(2) {

@@ -2,9 +2,9 @@
 
 use std::fmt::Write as _;
 
-use process::Random;
+use process::{Month, Random};
 
-use crate::model::{Bound, Month, Policy, Range, Zone};
+use crate::model::{Bound, Policy, Range, Zone};
 
 /// A partition that is left in the middle of being detached.
 #[derive(Clone, Debug)]
@@ -71,7 +71,7 @@ pub const CLEAR: &str = "\
     DO $clear$ DECLARE r record; BEGIN \
         FOR r IN SELECT c.oid, c.relkind, c.oid::regclass::text AS name FROM pg_class c \
                  WHERE c.relnamespace IN ('public'::regnamespace, 'elsewhere'::regnamespace) \
-                   AND c.relkind IN ('r', 'p', 'f', 'v', 'S') AND c.relname NOT IN ('workflow_runs', 'workflow_events_partition_info') LOOP \
+                   AND c.relkind IN ('r', 'p', 'f', 'v', 'S') AND c.relname NOT IN ('workflow_runs', 'workflow_events_partition_info', 'workflow_events_migration_progress') LOOP \
             IF EXISTS (SELECT FROM pg_class c WHERE c.oid = r.oid) THEN \
                 EXECUTE 'DROP ' || CASE r.relkind WHEN 'v' THEN 'VIEW ' WHEN 'S' THEN 'SEQUENCE ' \
                     WHEN 'f' THEN 'FOREIGN TABLE ' ELSE 'TABLE ' END || r.name || ' CASCADE'; \

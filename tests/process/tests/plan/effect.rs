@@ -3,7 +3,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::model::{self, Bound, Month, Plan, Policy, Range, Step};
+use process::Month;
+
+use crate::model::{self, Bound, Plan, Policy, Range, Step};
 use crate::state::{Entry, Kind, Note, State};
 
 /// What becomes of each thing that a plan names.

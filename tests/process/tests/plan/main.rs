@@ -8,16 +8,15 @@ mod effect;
 mod model;
 mod state;
 
-use std::env;
 use std::sync::Mutex;
 use std::thread;
 
 use postgres::Client;
-use process::{Random, Server};
+use process::{Again, Month, Random, Server, setting};
 
 use catalog::{CLEAR, Catalog, Detaching, FOUNDATION};
 use effect::{Effect, Tally};
-use model::{Month, Plan, Policy, Zone};
+use model::{Plan, Policy, Zone};
 use state::{State, read_entry, read_plan, rows, text};
 
 /// How many logs are tried: about 375 by the function alone, as many by the worker alone, 250 by both in turn.
@@ -56,24 +55,6 @@ impl Time {
     }
 }
 
-fn setting(name: &str) -> Option<u64> {
-    env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} is a number")))
-}
-
-/// Says how to see a failure again.
-struct Announce {
-    seed: u64,
-    number: u64,
-}
-
-impl Drop for Announce {
-    fn drop(&mut self) {
-        if thread::panicking() {
-            eprintln!("to see it again: PLAN_SEED={} PLAN_CATALOG={}", self.seed, self.number);
-        }
-    }
-}
-
 #[test]
 fn what_the_plan_says_is_what_is_done() {
     let seed = setting("PLAN_SEED").unwrap_or(1);
@@ -95,7 +76,7 @@ fn what_the_plan_says_is_what_is_done() {
                     let mine = |(i, _): &(usize, &u64)| *i as u64 % DATABASES == database;
                     let mut trial = Trial::new(server, format!("db{database}"), time);
                     for (_, number) in numbers.iter().enumerate().filter(mine) {
-                        let _announce = Announce { seed, number: *number };
+                        let _again = Again(format!("PLAN_SEED={seed} PLAN_CATALOG={number}"));
                         trial.catalog(Random(seed << 32 | number));
                     }
                     tally.lock().expect("nobody panics with it").add(&trial.tally);

@@ -3,31 +3,9 @@
 
 use std::collections::BTreeSet;
 
+use process::Month;
+
 use crate::state::{Kind, State};
-
-/// A month: twelve times the year, and from 0 to 11.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Month(pub i32);
-
-impl Month {
-    pub const fn of(year: i32, month: i32) -> Self {
-        Self(year * 12 + month - 1)
-    }
-
-    pub const fn plus(self, months: i32) -> Self {
-        Self(self.0 + months)
-    }
-
-    pub const fn year_and_month(self) -> (i32, i32) {
-        (self.0.div_euclid(12), self.0.rem_euclid(12) + 1)
-    }
-
-    /// The name of the partition that holds it.
-    pub fn partition(self) -> String {
-        let (year, month) = self.year_and_month();
-        format!("workflow_events_y{year:04}m{month:02}")
-    }
-}
 
 /// A time zone of a policy, or of a bound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
