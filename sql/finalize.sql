@@ -126,7 +126,9 @@ BEGIN
         COMMIT;
         -- What others commit while a step waits for a lock has to be seen, whatever the session's default.
         SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
-        pause_ms := meshhook_events.migration_step();
+        -- Nobody is to wait for the locks of a step until a standby has answered.
+        SET LOCAL synchronous_commit = 'local';
+        pause_ms := meshhook_events.migration_step(goes_on => true);
         EXIT WHEN pause_ms IS NULL;
         IF pause_ms OPERATOR(pg_catalog.<) 0 THEN
             COMMIT;
@@ -148,7 +150,7 @@ COMMENT ON PROCEDURE meshhook_events.run_migration() IS
     'goes on with the migration that is under way, a transaction a step';
 COMMENT ON FUNCTION meshhook_events.begin_migration(text, boolean) IS
     'begins a migration, or turns it round; true where the caller is to do the work';
-COMMENT ON FUNCTION meshhook_events.migration_step() IS
+COMMENT ON FUNCTION meshhook_events.migration_step(boolean) IS
     'one step of the migration that is under way: how many milliseconds to wait before the next, -1 where it failed, NULL where it has ended';
 COMMENT ON FUNCTION meshhook_events.raise_migration_failure() IS
     'raises what the last step of the migration failed with';
@@ -247,7 +249,7 @@ $$;
 
 -- The procedures that migrate run as whoever calls them, and so does what they call. Each of these looks itself whether the
 -- caller may act as the table's owner.
-GRANT EXECUTE ON FUNCTION meshhook_events.begin_migration(text, boolean), meshhook_events.migration_step(),
+GRANT EXECUTE ON FUNCTION meshhook_events.begin_migration(text, boolean), meshhook_events.migration_step(boolean),
     meshhook_events.raise_migration_failure() TO PUBLIC;
 GRANT EXECUTE ON PROCEDURE meshhook_events.run_migration() TO PUBLIC;
 

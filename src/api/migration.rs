@@ -46,14 +46,20 @@ mod meshhook_events {
     /// Takes one step of the migration that is under way: how many milliseconds to wait before the next, -1 where it
     /// failed, NULL where it has ended. What it failed with is kept.
     ///
+    /// `goes_on`: the caller takes the next step at once if there is nothing to wait for. A step that is to be followed by
+    /// the switch leaves its locks on the log to that.
+    ///
     /// # Errors
     ///
     /// 55006 where another session is at it, 42501 where the caller may not act as the owner, 25006 where nothing can be
     /// written.
     #[pg_extern(volatile, parallel_unsafe)]
     #[search_path(pg_catalog, pg_temp)]
-    fn migration_step() -> Result<Option<i32>, ErrorReport> {
-        Ok(match migrate::step(Taker::Session, Settings::current())? {
+    fn migration_step(
+        goes_on: default!(Option<bool>, "false"),
+    ) -> Result<Option<i32>, ErrorReport> {
+        let taker = Taker::Session { goes_on: goes_on.unwrap_or(false) };
+        Ok(match migrate::step(taker, Settings::current())? {
             Next::Step(pause_ms) | Next::Again(pause_ms, _) => Some(pause_ms),
             Next::Failed(_) => Some(-1),
             Next::End => None,

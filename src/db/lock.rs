@@ -50,6 +50,12 @@ impl Budget {
         !spent || self.done.get() <= DONE_ANYWAY
     }
 
+    /// Whether less than half of it is left.
+    #[must_use]
+    pub fn is_half_spent(&self) -> bool {
+        self.left_ms() < self.total_ms / 2
+    }
+
     /// Has every wait for a lock from here on end when it ends: for statements that take locks themselves.
     ///
     /// To be called inside [`identity::run_as`], which undoes the setting.
@@ -72,14 +78,31 @@ impl Budget {
 ///
 /// [`Error::LockTimeout`], naming who holds the relation; nothing stays locked by this call then.
 pub fn take(relation: Oid, name: &str, mode: Mode, budget: &Budget) -> Result<()> {
-    budget.limit_waits();
+    take_all(&[(relation, name.to_owned(), mode)], budget)
+}
+
+/// The same for several relations, in this order: for a thousand of them a subtransaction each would be too slow.
+///
+/// # Errors
+///
+/// [`Error::LockTimeout`], naming who holds the first that can't be had; nothing stays locked by this call then.
+pub fn take_all(relations: &[(Oid, String, Mode)], budget: &Budget) -> Result<()> {
+    let reached = Cell::new(0);
     let locked = subtransaction::run(|| {
-        lock::relation(relation, mode);
+        for (number, (relation, _, mode)) in relations.iter().enumerate() {
+            reached.set(number);
+            budget.limit_waits();
+            lock::relation(*relation, *mode);
+        }
         Ok(())
     });
     budget.limit_waits();
-    let blockers = || holders(relation, mode, 0);
-    locked.map_err(|error| explained(error, name, budget, blockers))
+    locked.map_err(|error| match relations.get(reached.get()) {
+        Some((relation, name, mode)) => {
+            explained(error, name, budget, || holders(*relation, *mode, 0))
+        }
+        None => error,
+    })
 }
 
 /// How often locks are tried for at the end of work that would be lost otherwise.

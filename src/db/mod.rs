@@ -11,6 +11,7 @@ pub mod foreign_key;
 pub mod hold;
 pub mod ident;
 pub mod index;
+pub mod kept;
 pub mod ledger;
 pub mod load;
 pub mod lock;

@@ -171,14 +171,14 @@ impl Pace {
 /// How many changes may be left in the queue when the switch is tried: a few milliseconds of work.
 pub const SHORT_QUEUE: i64 = 200;
 
-/// How often the switch is tried without carrying over any change under its lock.
+/// How often the switch is tried in a moment in which nobody has a snapshot from before the last change was carried over.
 ///
-/// A change carried over there is not seen by a transaction whose snapshot is older (REPEATABLE READ) and that comes to the
-/// table afterwards; where changes come faster than a commit takes, it can't be helped.
-pub const TRIES_WITHOUT_CHANGES: i32 = 20;
+/// Afterwards those who wait for a lock don't count, nearly all of whom take a new snapshot when they have it. Who doesn't
+/// (REPEATABLE READ) misses the changes of that moment; where statements come faster than a commit takes, it can't be helped.
+pub const TRIES_BESIDE_WAITING: i32 = 60;
 
-/// How often the switch is tried in a moment in which nobody else has a snapshot that is older, before that is given up too.
-pub const TRIES_BESIDE_SNAPSHOTS: i32 = 100;
+/// How often the switch is tried before nobody counts any more who is busy elsewhere with such a snapshot.
+pub const TRIES_BESIDE_SNAPSHOTS: i32 = 200;
 
 /// Whether the switch is tried though somebody is in the way who will be there for longer: once a minute, after five in
 /// which there was never a moment without somebody. A queue may get through in such a moment.

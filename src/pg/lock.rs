@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use pgrx::pg_sys;
 
+use crate::pg::server;
+
 /// How strong a lock is (PostgreSQL manual, "Table-Level Locks").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(clippy::enum_variant_names, reason = "these are PostgreSQL's names")]
@@ -129,36 +131,19 @@ impl Drop for SessionLock {
 
 const SESSION_MODE: pg_sys::LOCKMODE = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
 
-/// The turn of a session at work that takes many transactions: one session at a time has it. It ends by itself with a
-/// transaction that is aborted (`ProcReleaseLocks` in `storage/lmgr/proc.c`), and with the session.
-///
-/// It is a lock on the extension, not on a table: no maintenance of tables is kept waiting, and `DROP EXTENSION` waits for its end.
+/// A lock that the session keeps beyond its transactions. It is released by itself with a transaction that is aborted
+/// (`ProcReleaseLocks` in `storage/lmgr/proc.c`), and with the session.
 #[derive(Clone, Copy)]
-pub struct Turn(pg_sys::LOCKTAG);
+struct Kept {
+    tag: pg_sys::LOCKTAG,
+    mode: pg_sys::LOCKMODE,
+}
 
-impl Turn {
-    /// The turn that belongs to the extension of that OID.
-    #[must_use]
-    pub fn of(extension: pg_sys::Oid) -> Self {
-        Self(pg_sys::LOCKTAG {
-            // SAFETY: reads a variable of the backend.
-            locktag_field1: unsafe { pg_sys::MyDatabaseId }.to_u32(),
-            locktag_field2: pg_sys::ExtensionRelationId.to_u32(),
-            locktag_field3: extension.to_u32(),
-            locktag_field4: 0,
-            locktag_type: pg_sys::LockTagType::LOCKTAG_OBJECT as u8,
-            locktag_lockmethodid: pg_sys::DEFAULT_LOCKMETHOD as u8,
-        })
-    }
-
-    /// Takes it without waiting; whether this session has it now.
-    #[must_use]
-    pub fn take(&self) -> bool {
-        if self.is_mine() {
-            return true;
-        }
+impl Kept {
+    /// Takes it; whether the session has it now. Without waiting, unless it `waits`, for at most the setting `lock_timeout`.
+    fn take(&self, waits: bool) -> bool {
         // SAFETY: takes a heavyweight lock by its tag, which is copied, for the session.
-        let result = unsafe { pg_sys::LockAcquire(&raw const self.0, TURN_MODE, true, true) };
+        let result = unsafe { pg_sys::LockAcquire(&raw const self.tag, self.mode, true, !waits) };
         let is_taken = result != pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL;
         if is_taken && !IS_REGISTERED.swap(true, Ordering::Relaxed) {
             // A session that ends outside of a transaction would leave the lock behind for ever.
@@ -168,24 +153,25 @@ impl Turn {
         is_taken
     }
 
-    /// Ends it, if this session has it.
-    pub fn end(&self) {
-        if self.is_mine() {
-            // SAFETY: the lock is held for the session, as is asked first.
-            unsafe { pg_sys::LockRelease(&raw const self.0, TURN_MODE, true) };
-        }
-    }
-
-    fn is_mine(&self) -> bool {
+    /// Whether the session has it, or its transaction.
+    fn is_held(&self) -> bool {
         // SAFETY: looks into this process's table of locks.
         #[cfg(not(any(feature = "pg17", feature = "pg18")))]
         unsafe {
-            pg_sys::LockHeldByMe(&raw const self.0, TURN_MODE)
+            pg_sys::LockHeldByMe(&raw const self.tag, self.mode)
         }
         // SAFETY: the same.
         #[cfg(any(feature = "pg17", feature = "pg18"))]
         unsafe {
-            pg_sys::LockHeldByMe(&raw const self.0, TURN_MODE, false)
+            pg_sys::LockHeldByMe(&raw const self.tag, self.mode, false)
+        }
+    }
+
+    /// Lets go of it, if the session has it.
+    fn release(&self) {
+        if self.is_held() {
+            // SAFETY: lets go of a lock by its tag; one that the session doesn't have is a warning.
+            unsafe { pg_sys::LockRelease(&raw const self.tag, self.mode, true) };
         }
     }
 }
@@ -199,4 +185,70 @@ unsafe extern "C-unwind" fn release_at_exit(_code: c_int, _argument: pg_sys::Dat
     unsafe { pg_sys::LockReleaseSession(pg_sys::DEFAULT_LOCKMETHOD as pg_sys::LOCKMETHODID) };
 }
 
-const TURN_MODE: pg_sys::LOCKMODE = pg_sys::ShareUpdateExclusiveLock as pg_sys::LOCKMODE;
+fn tag(fields: [u32; 3], kind: pg_sys::LockTagType::Type) -> pg_sys::LOCKTAG {
+    pg_sys::LOCKTAG {
+        locktag_field1: fields[0],
+        locktag_field2: fields[1],
+        locktag_field3: fields[2],
+        locktag_field4: 0,
+        locktag_type: kind as u8,
+        locktag_lockmethodid: pg_sys::DEFAULT_LOCKMETHOD as u8,
+    }
+}
+
+/// The turn of a session at work that takes many transactions: one session at a time has it. It ends by itself with a
+/// transaction that is aborted, and with the session.
+///
+/// It is a lock on the extension, not on a table: no maintenance of tables is kept waiting, and `DROP EXTENSION` waits for its end.
+#[derive(Clone, Copy)]
+pub struct Turn(Kept);
+
+impl Turn {
+    /// The turn that belongs to the extension of that OID.
+    #[must_use]
+    pub fn of(extension: pg_sys::Oid) -> Self {
+        let class = pg_sys::ExtensionRelationId.to_u32();
+        let fields = [server::database().to_u32(), class, extension.to_u32()];
+        let tag = tag(fields, pg_sys::LockTagType::LOCKTAG_OBJECT);
+        Self(Kept { tag, mode: Mode::ShareUpdateExclusive.number() })
+    }
+
+    /// Takes it without waiting; whether this session has it now.
+    #[must_use]
+    pub fn take(&self) -> bool {
+        self.0.is_held() || self.0.take(false)
+    }
+
+    /// Ends it, if this session has it.
+    pub fn end(&self) {
+        self.0.release();
+    }
+}
+
+/// A lock on a relation that the transaction has, kept by the session beyond it: nobody gets it between two transactions.
+/// It is released by itself with a transaction that is aborted, and with the session.
+#[derive(Clone, Copy)]
+pub struct KeptLock(Kept);
+
+impl KeptLock {
+    /// Keeps a lock on `relation`, of this database, that the transaction has.
+    #[must_use]
+    pub fn keep(relation: pg_sys::Oid, mode: Mode) -> Self {
+        let fields = [server::database().to_u32(), relation.to_u32(), 0];
+        let tag = tag(fields, pg_sys::LockTagType::LOCKTAG_RELATION);
+        let kept = Kept { tag, mode: mode.number() };
+        kept.take(true);
+        Self(kept)
+    }
+
+    /// Whether it is still kept, at the beginning of a transaction that has no lock of its own on the relation.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        self.0.is_held()
+    }
+
+    /// Lets go of it.
+    pub fn release(&self) {
+        self.0.release();
+    }
+}

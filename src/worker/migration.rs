@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::database::Pass;
 use super::progress::{self, Before, Progress};
-use crate::db::ledger;
+use crate::db::{kept, ledger};
 use crate::domain::queue::Task;
 use crate::domain::retry::Outcome;
 use crate::error::{Error, Result};
@@ -30,6 +30,8 @@ pub fn run(pass: &Pass) -> Result<Outcome> {
     let entry = progress::claim(pass, TASK)?;
     let mut progress = Progress::default();
     let is_unfinished = take_steps(pass, &mut progress);
+    // A turn may end between two steps.
+    kept::let_go();
     Ok(match progress::record(pass, TASK, entry, &progress)? {
         Outcome::Done if is_unfinished => Outcome::Unfinished,
         outcome => outcome,

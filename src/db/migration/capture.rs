@@ -67,7 +67,7 @@ pub fn note_all(table: Qualified) -> Result<()> {
 /// Removes them, whatever they are called. Locks the table in ACCESS EXCLUSIVE mode.
 pub fn drop(oid: Oid, table: Qualified) -> Result<()> {
     let sql = "SELECT tgname::text FROM pg_catalog.pg_trigger \
-               WHERE tgrelid = $1 AND tgfoid = pg_catalog.to_regproc($2) ORDER BY 1";
+               WHERE tgrelid = $1 AND tgfoid = (SELECT pg_catalog.to_regproc($2)) ORDER BY 1";
     for name in query::read(sql, &[oid.into(), FUNCTION.into()], |row| row.get::<String>(1))? {
         query::execute(&format!("DROP TRIGGER {} ON {table}", Ident(&name)), &[])?;
     }
@@ -77,14 +77,14 @@ pub fn drop(oid: Oid, table: Qualified) -> Result<()> {
 /// The tables that have them, or one of them.
 pub fn tables() -> Result<Vec<Oid>> {
     let sql = "SELECT DISTINCT tgrelid FROM pg_catalog.pg_trigger \
-               WHERE tgfoid = pg_catalog.to_regproc($1) ORDER BY 1";
+               WHERE tgfoid = (SELECT pg_catalog.to_regproc($1)) ORDER BY 1";
     query::read(sql, &[FUNCTION.into()], |row| row.get(1))
 }
 
 /// Whether a table, or one of its partitions, has them.
 pub fn is_on_leaf_of(table: Oid) -> Result<bool> {
     let sql = "SELECT EXISTS (SELECT FROM pg_catalog.pg_trigger \
-                              WHERE tgfoid = pg_catalog.to_regproc($2) AND (tgrelid = $1 OR tgrelid IN ( \
+                              WHERE tgfoid = (SELECT pg_catalog.to_regproc($2)) AND (tgrelid = $1 OR tgrelid IN ( \
                                   SELECT t.relid FROM pg_catalog.pg_partition_tree($1) t)))";
     Ok(query::read_one(sql, &[table.into(), FUNCTION.into()], |row| row.get(1))?.unwrap_or(false))
 }

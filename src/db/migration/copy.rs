@@ -199,7 +199,26 @@ pub fn remove_by_id(ids: &[i64], from: Qualified) -> Result<()> {
     query::execute(&format!("DELETE FROM {from} WHERE id = ANY ($1)"), &[ids.to_vec().into()])
 }
 
-/// Copies the events of these ids.
+/// Those of these ids that rows of a table have, as often as they have them.
+pub fn ids_among(ids: &[i64], table: Qualified) -> Result<Vec<i64>> {
+    let sql = format!("SELECT id FROM ONLY {table} WHERE id = ANY ($1) ORDER BY id");
+    query::read(&sql, &[ids.to_vec().into()], |row| row.get(1))
+}
+
+/// Where the events of these ids lie.
+pub fn keys_among(ids: &[i64], table: Qualified) -> Result<Keys> {
+    let sql = format!("SELECT id, ts FROM ONLY {table} WHERE id = ANY ($1)");
+    let mut keys = Keys::default();
+    for (id, ts) in
+        query::read(&sql, &[ids.to_vec().into()], |row| Ok((row.get(1)?, row.nullable(2)?)))?
+    {
+        keys.push(id, ts);
+    }
+    Ok(keys)
+}
+
+/// Copies the events of these ids from a table that keeps rows itself. One that has moved on meanwhile, and was copied from
+/// where it is now, is kept: the queue has that change too.
 pub fn copy_again_by_id(
     ids: &[i64],
     from: Qualified,
@@ -207,8 +226,9 @@ pub fn copy_again_by_id(
     columns: &[String],
 ) -> Result<()> {
     let columns = columns.join(", ");
-    let sql =
-        format!("INSERT INTO {to} ({columns}) SELECT {columns} FROM {from} WHERE id = ANY ($1)");
+    let sql = format!(
+        "INSERT INTO {to} ({columns}) SELECT {columns} FROM ONLY {from} WHERE id = ANY ($1) ON CONFLICT DO NOTHING"
+    );
     query::execute(&sql, &[ids.to_vec().into()])
 }
 

@@ -44,6 +44,13 @@ pub fn remove(changes: &[Change]) -> Result<()> {
     )
 }
 
+/// Adds events to it, as if they had been changed in a table.
+pub fn add(relation: Oid, ids: &[i64]) -> Result<()> {
+    let sql = "INSERT INTO meshhook_events.migration_queue (relation, id, ts, is_insert) \
+               SELECT $1, id, NULL, false FROM pg_catalog.unnest($2::bigint[]) id";
+    query::execute(sql, &[relation.into(), ids.to_vec().into()])
+}
+
 /// Whether one of these tables was changed.
 pub fn has_change_of(tables: &[Oid]) -> Result<bool> {
     let sql =

@@ -209,7 +209,7 @@ impl Leaf {
 pub fn leaves(table: Oid) -> Result<Vec<Leaf>> {
     let sql = "SELECT c.oid, n.nspname::text, c.relname::text, \
                       COALESCE((SELECT pg_catalog.min(g.tgenabled::text) FROM pg_catalog.pg_trigger g \
-                                WHERE g.tgrelid = c.oid AND g.tgfoid = pg_catalog.to_regproc($2) \
+                                WHERE g.tgrelid = c.oid AND g.tgfoid = (SELECT pg_catalog.to_regproc($2)) \
                                 HAVING pg_catalog.count(*) = 2 \
                                    AND pg_catalog.count(DISTINCT g.tgenabled) = 1), '-') \
                FROM pg_catalog.pg_class c \
@@ -253,33 +253,46 @@ pub fn event_without_ts(table: Qualified) -> Result<Option<(i64, Option<Timestam
 /// Virtual transactions, other than this one, that may have a snapshot in this database.
 pub fn transactions_with_snapshots() -> Result<Vec<String>> {
     query::read("SELECT pg_catalog.pg_stat_clear_snapshot()", &[], |_| Ok(()))?;
-    let sql = "SELECT DISTINCT l.virtualtransaction FROM pg_catalog.pg_locks l \
-               JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid \
-               WHERE l.locktype = 'virtualxid' AND l.granted AND a.datname = pg_catalog.current_database() \
-                 AND a.backend_xmin IS NOT NULL AND a.pid <> pg_catalog.pg_backend_pid() \
-                 AND a.backend_type NOT IN ('autovacuum worker', 'walsender')";
-    query::read(sql, &[], |row| row.get(1))
+    query::read(WITH_SNAPSHOTS, &[], |row| row.get(1))
+}
+
+const WITH_SNAPSHOTS: &str = "SELECT DISTINCT l.virtualtransaction FROM pg_catalog.pg_locks l \
+    JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid \
+    WHERE l.locktype = 'virtualxid' AND l.granted AND a.datname = pg_catalog.current_database() \
+      AND a.backend_xmin IS NOT NULL AND a.pid <> pg_catalog.pg_backend_pid() \
+      AND a.backend_type NOT IN ('autovacuum worker', 'walsender')";
+
+/// Those of [`transactions_with_snapshots`] whose snapshot may be older than the end of a transaction, given by its number
+/// as text: they don't see what it has done.
+pub fn transactions_before(transaction: &str) -> Result<Vec<String>> {
+    query::read("SELECT pg_catalog.pg_stat_clear_snapshot()", &[], |_| Ok(()))?;
+    let sql = format!(
+        "{WITH_SNAPSHOTS} AND pg_catalog.age(a.backend_xmin) >= pg_catalog.age($1::pg_catalog.xid)"
+    );
+    query::read(&sql, &[transaction.into()], |row| row.get(1))
+}
+
+/// A transaction that has kept its snapshot.
+#[derive(Clone, Debug)]
+pub struct Running {
+    /// Its virtual number.
+    pub transaction: String,
+    /// Its process.
+    pub pid: i32,
+    /// Whether it waits for a lock. On a table that is locked now, nearly all of those take a new snapshot when they have it.
+    pub waits: bool,
 }
 
 /// Those of them that go on and have kept their snapshot: one that has none between two statements takes a new one for each.
-pub fn still_running(transactions: Vec<String>) -> Result<Vec<(String, i32)>> {
-    with_snapshots(transactions, "")
-}
-
-/// The same without those that wait for a lock: on a table that is locked now, nearly all of them take a new snapshot when
-/// they have it.
-pub fn busy_elsewhere(transactions: Vec<String>) -> Result<Vec<(String, i32)>> {
-    with_snapshots(transactions, "AND a.wait_event_type IS DISTINCT FROM 'Lock'")
-}
-
-fn with_snapshots(transactions: Vec<String>, condition: &str) -> Result<Vec<(String, i32)>> {
-    let sql = format!(
-        "SELECT DISTINCT l.virtualtransaction, l.pid FROM pg_catalog.pg_locks l \
-         JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid \
-         WHERE l.locktype = 'virtualxid' AND l.granted AND l.virtualtransaction = ANY ($1) \
-           AND a.backend_xmin IS NOT NULL {condition}"
-    );
-    query::read(&sql, &[transactions.into()], |row| Ok((row.get(1)?, row.get(2)?)))
+pub fn still_running(transactions: &[String]) -> Result<Vec<Running>> {
+    query::read("SELECT pg_catalog.pg_stat_clear_snapshot()", &[], |_| Ok(()))?;
+    let sql = "SELECT DISTINCT l.virtualtransaction, l.pid, COALESCE(a.wait_event_type = 'Lock', false) \
+               FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid \
+               WHERE l.locktype = 'virtualxid' AND l.granted AND l.virtualtransaction = ANY ($1) \
+                 AND a.backend_xmin IS NOT NULL";
+    query::read(sql, &[transactions.to_vec().into()], |row| {
+        Ok(Running { transaction: row.get(1)?, pid: row.get(2)?, waits: row.get(3)? })
+    })
 }
 
 /// Processes, other than this one, that keep a snapshot between two statements: those of transactions that see everything

@@ -5,6 +5,7 @@ use std::time::Instant as Clock;
 
 use pgrx::datum::TimestampWithTimeZone;
 
+use super::places::Places;
 use super::{Came, Work, carry, start_over};
 use crate::db::calendar;
 use crate::db::catalog::{self, Table};
@@ -18,8 +19,8 @@ use crate::domain::instant::Instant;
 use crate::domain::migration::{Direction, Phase, SHORT_QUEUE};
 use crate::domain::partition::Partition;
 use crate::domain::plan;
-use crate::error::Result;
 use crate::error::migration::MigrationFault;
+use crate::error::{Error, Result};
 use crate::lifecycle::create;
 use crate::lifecycle::plan::blocked;
 use crate::pg::{identity, server};
@@ -69,6 +70,8 @@ pub fn step(work: &Work, state: &mut State) -> Result<Came> {
         // Moved to another partition meanwhile, which the queue knows, or there twice.
         let ids = identity::run_as_seeing_all(work.live.owner, || batch.ids(from))?;
         require_unique(work, &ids)?;
+        // What was not copied is looked at again once all is: the shadow doesn't say where it lies.
+        work.as_extension(|| queue::add(source.relation, &ids))?;
     }
     source.last = Some(batch.last);
     let took_ms = i64::try_from(began.elapsed().as_millis()).unwrap_or(i64::MAX);
@@ -181,29 +184,38 @@ pub fn apply(work: &Work, state: &mut State, count: i64) -> Result<Applied> {
         }
     }
     let columns = copy::columns(work.live.oid)?;
-    let targets = match state.direction {
-        Direction::Migrate => targets(&shadow, &altered)?,
+    match state.direction {
+        Direction::Migrate => {
+            let targets = targets(&shadow, &altered)?;
+            work.copying(&shadow, || {
+                identity::with_settings(&BY_KEY, || {
+                    for ((schema, name), keys) in &targets {
+                        copy::remove(keys, Qualified { schema, name })?;
+                    }
+                    copy::copy_again(&all, work.live.qualified(), shadow.qualified(), &columns)
+                })
+            })?;
+        }
         Direction::Undo => {
+            // An id may have moved between partitions: by id, whatever order its changes come in, it is as it is now.
             all.ids.sort_unstable();
             all.ids.dedup();
-            require_unique(work, &all.ids)?;
-            BTreeMap::new()
+            let places = identity::run_as_seeing_all(work.live.owner, || {
+                identity::with_settings(&BY_KEY, || {
+                    let copied = copy::keys_among(&all.ids, shadow.qualified())?;
+                    let places = Places::of(&work.live, &leaves, &changes, &copied)?;
+                    places.require_unique()?;
+                    Ok::<_, Error>(places)
+                })
+            })?;
+            work.copying(&shadow, || {
+                identity::with_settings(&BY_KEY, || {
+                    copy::remove_by_id(&all.ids, shadow.qualified())?;
+                    places.copy(shadow.qualified(), &columns)
+                })
+            })?;
         }
-    };
-    work.copying(&shadow, || {
-        identity::with_settings(&BY_KEY, || {
-            if state.direction == Direction::Undo {
-                // An id may have moved between partitions: by id, whatever order its changes come in, it is as it is now.
-                copy::remove_by_id(&all.ids, shadow.qualified())?;
-                let (from, to) = (work.live.qualified(), shadow.qualified());
-                return copy::copy_again_by_id(&all.ids, from, to, &columns);
-            }
-            for ((schema, name), keys) in &targets {
-                copy::remove(keys, Qualified { schema, name })?;
-            }
-            copy::copy_again(&all, work.live.qualified(), shadow.qualified(), &columns)
-        })
-    })?;
+    }
     work.as_extension(|| queue::remove(&changes))?;
     Ok(Applied::Changes(changes.len()))
 }
@@ -252,6 +264,7 @@ pub fn analyze(work: &Work, state: &mut State) -> Result<Came> {
     }
     work.as_owner(|| copy::analyze(shadow.qualified()))?;
     state.phase = Phase::Switching;
+    state.tries = 0;
     state.older_transactions = None;
     state.is_caught_up = false;
     Ok(Came::On(0))

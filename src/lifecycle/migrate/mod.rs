@@ -8,6 +8,7 @@ pub mod begin;
 mod carry;
 mod clean;
 mod copy;
+mod places;
 pub mod plan;
 mod prepare;
 mod switch;
@@ -15,6 +16,7 @@ mod verify;
 
 use self::prepare::Sources;
 use crate::db::catalog::{self, Extension, Table};
+use crate::db::kept::{self, Kept};
 use crate::db::lock::{self, Budget, Mode};
 use crate::db::migration::state::{self, State};
 use crate::db::migration::{SHADOW, definition, suitable};
@@ -36,7 +38,10 @@ pub enum Taker {
     /// The background worker.
     Worker,
     /// A session.
-    Session,
+    Session {
+        /// Whether it takes the next step at once if there is nothing to wait for.
+        goes_on: bool,
+    },
 }
 
 /// What comes after a step.
@@ -125,18 +130,27 @@ impl Work {
 /// Where there is none, or another session is at it; where the caller may not act as the table's owner. What a step
 /// itself fails with is noted, and part of the answer.
 pub fn step(taker: Taker, settings: Settings) -> Result<Next> {
-    require_writable("migrate_workflow_events")?;
-    identity::pinned(|| {
+    let kept = kept::take_over();
+    let next = identity::pinned(|| {
+        require_writable("migrate_workflow_events")?;
         identity::set_lock_timeout(settings.lock_timeout_ms);
         if !server::is_read_committed() {
             return Err(MigrationFault::Isolation.into());
         }
         query::begin_writing()?;
-        step_pinned(taker, settings)
-    })
+        step_pinned(taker, settings, kept.as_ref())
+    });
+    // Whatever became of them; an error that was raised has let go of them by itself.
+    if let Some(kept) = kept {
+        kept.release();
+    }
+    if taker == (Taker::Session { goes_on: false }) {
+        kept::let_go();
+    }
+    next
 }
 
-fn step_pinned(taker: Taker, settings: Settings) -> Result<Next> {
+fn step_pinned(taker: Taker, settings: Settings, kept: Option<&Kept>) -> Result<Next> {
     let extension = catalog::extension()?;
     require_same_version(&extension)?;
     // Whoever may not do it must not keep others from it either.
@@ -176,7 +190,7 @@ fn step_pinned(taker: Taker, settings: Settings) -> Result<Next> {
     };
     let work = Work { extension, live, settings };
     let before = state.clone();
-    match subtransaction::run(|| take(&work, &mut state)) {
+    match subtransaction::run(|| take(&work, &mut state, kept)) {
         Ok(Came::On(pause_ms)) => {
             work.as_extension(|| state::save(&state))?;
             if state.phase.is_end() {
@@ -227,9 +241,18 @@ fn failed(work: &Work, before: &State, error: Error) -> Result<Next> {
     Ok(Next::Again(pause_ms, error))
 }
 
-fn take(work: &Work, state: &mut State) -> Result<Came> {
+fn take(work: &Work, state: &mut State, kept: Option<&Kept>) -> Result<Came> {
+    if state.phase == Phase::Switching && kept.is_some() {
+        // All of that was looked at under the locks, and is again.
+        return switch::step(work, state, kept);
+    }
     if state.phase.compares_definitions() {
-        if !is_like_shadow(work, state)? {
+        // The switch takes a stronger lock, which must be its first.
+        let is_as_it_was = match state.phase {
+            Phase::Switching => is_like_shadow(work, state)?,
+            _ => keep_definition(work, state)?,
+        };
+        if !is_as_it_was {
             return start_over(state);
         }
         match prepare::look_at_sources(work)? {
@@ -246,7 +269,7 @@ fn take(work: &Work, state: &mut State) -> Result<Came> {
         Phase::Copying => copy::step(work, state),
         Phase::CatchingUp => copy::catch_up(work, state),
         Phase::Analyzing => copy::analyze(work, state),
-        Phase::Switching => switch::step(work, state),
+        Phase::Switching => switch::step(work, state, kept),
         Phase::Verifying => verify::step(work, state),
         Phase::CleaningUp | Phase::StartingOver | Phase::TakingBack => clean::step(work, state),
         Phase::Done | Phase::TakenBack => Ok(Came::On(0)),
@@ -286,6 +309,14 @@ fn is_like_shadow(work: &Work, state: &State) -> Result<bool> {
         return Ok(false);
     }
     Ok(state.definition.as_deref() == Some(definition::of(state.live)?.as_str()))
+}
+
+/// The same, and keeps it so until the transaction ends: nobody is to alter what is copied between the look and the copying.
+fn keep_definition(work: &Work, state: &State) -> Result<bool> {
+    work.as_owner(|| {
+        lock_within(&work.budget(), work.live.oid, catalog::EVENTS, Mode::AccessShare)
+    })?;
+    is_like_shadow(work, state)
 }
 
 /// Takes a lock within a budget, after a look whether somebody is in the way who will be there for longer.

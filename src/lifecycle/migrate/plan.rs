@@ -4,13 +4,13 @@ use super::Direction;
 use super::begin::{free_bytes, needed_bytes, require_space, require_suitable, subject};
 use crate::db::catalog::{self, EVENTS, Extension};
 use crate::db::lock::{self, Mode, Need};
-use crate::db::migration::{capture, state};
+use crate::db::migration::{OLD, SHADOW, capture, state};
 use crate::domain::migration::Phase;
 use crate::error::Result;
 use crate::lifecycle::inspect::{Finding, Status};
 use crate::lifecycle::needs;
 use crate::lifecycle::plan::Step;
-use crate::pg::identity;
+use crate::pg::{identity, server};
 use crate::settings::Settings;
 
 /// The steps by which a plain table becomes partitions, or what stands in the way of that.
@@ -85,26 +85,42 @@ pub fn steps(extension: &Extension, settings: Settings) -> Result<Vec<Step>> {
         .collect()
 }
 
+const CHECK: &str = "migration";
+
+/// What is left of a migration that nothing is known of any more: the extension was dropped meanwhile, or a dump restored.
+fn left_over(extension: &Extension) -> Result<Option<Finding>> {
+    let captured = capture::tables()?;
+    if !captured.is_empty() {
+        let detail = format!(
+            "{} table(s) have triggers of a migration, and none is under way: a dump may have been restored",
+            captured.len()
+        );
+        let hint = "CALL undo_workflow_events_migration() removes them.";
+        return Ok(Some(Finding::bad(CHECK, Status::Failed, detail, hint)));
+    }
+    let is_there = |name: &&str| server::find_relation(extension.schema_oid, name).is_some();
+    let tables: Vec<&str> = [OLD, SHADOW].into_iter().filter(is_there).collect();
+    Ok((!tables.is_empty()).then(|| {
+        let detail = format!(
+            "{} is there, and no migration is under way: the extension was dropped during one, or a dump restored",
+            tables.join(" and ")
+        );
+        let hint = "Once you have compared it with workflow_events, drop it: it would be in the way of the next migration.";
+        Finding::bad(CHECK, Status::Warning, detail, hint)
+    }))
+}
+
 /// Whether a migration is under way, and what stops it; nothing where there is none, and nothing of one is left.
 ///
 /// # Errors
 ///
 /// Where the catalogs can't be read.
 pub fn finding(extension: &Extension) -> Result<Option<Finding>> {
-    const CHECK: &str = "migration";
     let (found, failure) = identity::run_as(extension.owner, || {
         Ok::<_, crate::error::Error>((state::read()?, state::failure()?))
     })?;
     let Some(state) = found.filter(|state| !state.phase.is_end()) else {
-        let left = capture::tables()?;
-        return Ok((!left.is_empty()).then(|| {
-            let detail = format!(
-                "{} table(s) have triggers of a migration, and none is under way: a dump may have been restored",
-                left.len()
-            );
-            let hint = "CALL undo_workflow_events_migration() removes them.";
-            Finding::bad(CHECK, Status::Failed, detail, hint)
-        }));
+        return left_over(extension);
     };
     let (direction, phase) = (state.direction.as_str(), state.phase.as_str());
     let see = "See workflow_events_migration_progress.";

@@ -2,45 +2,48 @@
 //!
 //! Whoever reads or writes `workflow_events` finds the new table with its next statement. A transaction whose snapshot is
 //! older than the copy (REPEATABLE READ) would miss rows there, so all that are under way when the copy is made are waited
-//! for first; and the switch takes place in a moment in which nothing was changed since the last change was carried over
-//! and committed, unless changes come so fast that there is no such moment.
+//! for first. Changes of the last moment are carried over and committed under the locks, which the session keeps until its next
+//! transaction has made the switch: nobody changes anything in between, and who has a snapshot from before that commit is
+//! looked for once more.
 
 use pgrx::pg_sys::Oid;
 
 use super::copy::{self, Applied};
 use super::prepare::{self, Sources};
-use super::{Came, Work, start_over};
+use super::{Came, Work, is_like_shadow, keep_definition, start_over};
 use crate::db::catalog::{self, EVENTS, Table};
+use crate::db::kept::{self, Kept};
 use crate::db::lock::{self, Budget, Mode, Need};
 use crate::db::migration::state::{self, State};
 use crate::db::migration::{OLD, definition, dependents, queue, shadow, suitable, swap};
 use crate::db::query;
 use crate::domain::migration::{
-    Direction, Phase, SHORT_QUEUE, TRIES_BESIDE_SNAPSHOTS, TRIES_WITHOUT_CHANGES, insists,
+    Direction, Phase, SHORT_QUEUE, TRIES_BESIDE_SNAPSHOTS, TRIES_BESIDE_WAITING, insists,
 };
 use crate::error::migration::MigrationFault;
 use crate::error::{Error, Result};
 use crate::pg::{identity, server};
 
 /// One step: older transactions are waited for, changes are carried over, or the switch is tried.
-pub fn step(work: &Work, state: &mut State) -> Result<Came> {
+pub fn step(work: &Work, state: &mut State, kept: Option<&Kept>) -> Result<Came> {
+    if let Some(kept) = kept {
+        return finish(work, state, kept);
+    }
     // However long somebody is in the way, the queue stays short.
     let is_long = work.as_extension(|| queue::length(SHORT_QUEUE + 1))? > SHORT_QUEUE;
     if is_long || !state.is_caught_up {
-        let applied = copy::apply(work, state, i64::from(i16::MAX))?;
-        state.is_caught_up = matches!(applied, Applied::Changes(n) if n <= SHORT_QUEUE as usize);
-        // What was carried over is not seen by snapshots that are taken before it is committed. These are so many, and no new
-        // ones: each list of them comes to its end.
-        state.older_transactions = None;
-        return Ok(Came::On(0));
+        return carry_over(work, state);
     }
-    let older = match state.older_transactions.take() {
+    let older = state.older_transactions.take();
+    let is_after_try = older.as_ref().is_some_and(Vec::is_empty);
+    let older = match older {
         None => work.as_extension(suitable::transactions_with_snapshots)?,
         Some(older) => older,
     };
-    let running = work.as_extension(|| suitable::still_running(older))?;
-    let (names, pids): (Vec<String>, Vec<i32>) = running.into_iter().unzip();
-    state.older_transactions = Some(names);
+    let running = work.as_extension(|| suitable::still_running(&older))?;
+    let pids: Vec<i32> = running.iter().map(|running| running.pid).collect();
+    state.older_transactions =
+        Some(running.into_iter().map(|running| running.transaction).collect());
     if !pids.is_empty() {
         let error = snapshots_of(work, &pids, lock::LONG_TRANSACTION_MS)?;
         return Ok(match &error {
@@ -48,12 +51,27 @@ pub fn step(work: &Work, state: &mut State) -> Result<Came> {
             _ => Came::Waiting(error),
         });
     }
-    state.is_caught_up = false;
-    attempt(work, state)
+    attempt(work, state, is_after_try)
 }
 
 /// How long one waits for transactions that are short, in milliseconds.
 const SHORT_WAIT_MS: i32 = 20;
+
+/// How long others have the locks to themselves after a try, in milliseconds.
+const PAUSE_MS: i32 = 20;
+
+/// Carries over what was changed, under no lock that anybody waits for.
+fn carry_over(work: &Work, state: &mut State) -> Result<Came> {
+    if !keep_definition(work, state)? {
+        return start_over(state);
+    }
+    let applied = copy::apply(work, state, i64::from(i16::MAX))?;
+    state.is_caught_up = matches!(applied, Applied::Changes(n) if n <= SHORT_QUEUE as usize);
+    // What was carried over is not seen by snapshots that are taken before it is committed. These are so many, and no new
+    // ones: each list of them comes to its end.
+    state.older_transactions = None;
+    Ok(Came::On(0))
+}
 
 /// Those of these sessions whose snapshots are in the way for so long, as an error.
 fn snapshots_of(work: &Work, pids: &[i32], older_than_ms: i64) -> Result<Error> {
@@ -62,95 +80,168 @@ fn snapshots_of(work: &Work, pids: &[i32], older_than_ms: i64) -> Result<Error> 
     Ok(Error::InTheWay { relation: "the database".to_owned(), blockers })
 }
 
-/// Tries the switch.
-fn attempt(work: &Work, state: &mut State) -> Result<Came> {
+/// Sessions that keep a snapshot between two statements, as an error: nobody knows when they end.
+fn refuse_idle_snapshots(work: &Work) -> Result<()> {
+    let idle = work.as_extension(suitable::idle_snapshots)?;
+    match idle.is_empty() {
+        true => Ok(()),
+        false => Err(snapshots_of(work, &idle, 0)?),
+    }
+}
+
+/// Tries the switch, where nobody is in the way who will be there for longer. What was changed in the last moment is carried
+/// over, and the locks are left to the next step: nobody changes anything in between. `is_after_try`: who could miss what was
+/// carried over last has not been waited for.
+fn attempt(work: &Work, state: &mut State, is_after_try: bool) -> Result<Came> {
+    let locks = locks_for(work, state)?;
+    if !insists(state.phase_age_s) {
+        lock::look(&locks.needs)?;
+    }
+    refuse_idle_snapshots(work)?;
+    if let Some((what, hint)) = suitable::objection(work.live.oid, state.direction)? {
+        return Err(MigrationFault::NotCarried { what, hint }.into());
+    }
+    let budget = work.budget();
+    locks.take(work, &budget)?;
+    // From here on others wait.
+    if let Some(came) = look_again(work, state)? {
+        return Ok(came);
+    }
+    let changes = work.as_extension(|| queue::length(SHORT_QUEUE + 1))?;
+    if changes == 0 && !is_after_try {
+        swap_tables(work, state, &budget)?;
+        return Ok(Came::On(0));
+    }
+    let is_done = changes <= SHORT_QUEUE
+        && matches!(copy::apply(work, state, SHORT_QUEUE)?, Applied::Changes(_))
+        && work.as_extension(|| queue::length(1))? == 0;
+    if !is_done {
+        return Ok(try_again(state));
+    }
+    // If the next step is another session's, it begins with what was changed until then.
+    state.is_caught_up = false;
+    work.as_extension(|| kept::leave(&locks.all, budget))?;
+    Ok(Came::On(0))
+}
+
+/// Makes the switch with the locks that the last step has left, once nobody is there who could miss what it has carried over.
+fn finish(work: &Work, state: &mut State, kept: &Kept) -> Result<Came> {
+    let older = work.as_extension(|| suitable::transactions_before(kept.transaction()))?;
+    let budget = kept.budget();
+    locks_for(work, state)?.take(work, budget)?;
+    kept.release();
+    // All else needs one of these locks, which nobody else has had since the last step looked.
+    if !is_like_shadow(work, state)? {
+        return start_over(state);
+    }
+    refuse_idle_snapshots(work)?;
+    let has_changes = work.as_extension(|| queue::length(1))? > 0;
+    if has_changes || !are_gone(work, &older, budget, state.tries)? {
+        return Ok(try_again(state));
+    }
+    swap_tables(work, state, budget)?;
+    Ok(Came::On(0))
+}
+
+/// Waits for these transactions, for half of the budget at most, and for none that waits itself; whether they are gone.
+fn are_gone(work: &Work, older: &[String], budget: &Budget, tries: i32) -> Result<bool> {
+    if tries >= TRIES_BESIDE_SNAPSHOTS {
+        return Ok(true);
+    }
+    loop {
+        let mut running = work.as_extension(|| suitable::still_running(older))?;
+        if tries >= TRIES_BESIDE_WAITING {
+            running.retain(|running| !running.waits);
+        }
+        if running.is_empty() {
+            return Ok(true);
+        }
+        if running.iter().any(|running| running.waits) || budget.is_half_spent() {
+            return Ok(false);
+        }
+        refuse_idle_snapshots(work)?;
+        work.as_extension(|| {
+            query::read_one("SELECT pg_catalog.pg_sleep(0.001)", &[], |_| Ok(()))
+        })?;
+    }
+}
+
+/// Lets others have the locks, then the switch is tried anew.
+fn try_again(state: &mut State) -> Came {
+    state.tries = state.tries.saturating_add(1);
+    // Those that are older than the copy were waited for; of what is carried over from now on, the step that makes the switch
+    // knows.
+    state.is_caught_up = true;
+    state.older_transactions = Some(Vec::new());
+    Came::On(PAUSE_MS)
+}
+
+/// The locks under which the switch is made.
+struct Locks {
+    /// Those on tables that clients use, which are looked at beforehand.
+    needs: Vec<Need>,
+    /// All of them, in the order in which they are taken, with the names of their relations.
+    named: Vec<(Oid, String, Mode)>,
+    /// The same without names.
+    all: Vec<(Oid, Mode)>,
+}
+
+fn locks_for(work: &Work, state: &State) -> Result<Locks> {
     let live = &work.live;
+    let on_live = (live.oid, EVENTS.to_owned(), Mode::AccessExclusive);
     let referenced = catalog::referenced_tables(live.oid)?;
-    let on_live =
-        Need::Lock { relation: live.oid, name: EVENTS.to_owned(), mode: Mode::AccessExclusive };
-    let mut needs: Vec<Need> = referenced
-        .iter()
-        .map(|other| Need::Lock {
-            relation: other.oid,
-            name: other.name.clone(),
-            mode: Mode::ShareRowExclusive,
-        })
+    let mut named: Vec<_> = referenced
+        .into_iter()
+        .map(|other| (other.oid, other.name, Mode::ShareRowExclusive))
         .collect();
     // Clients change runs before events, or after: each order meets a part of them, so both have their turn.
     match state.tries % 2 {
-        0 => needs.push(on_live),
-        _ => needs.insert(0, on_live),
+        0 => named.push(on_live),
+        _ => named.insert(0, on_live),
     }
-    if !insists(state.phase_age_s) {
-        lock::look(&needs)?;
+    let needs = named
+        .iter()
+        .map(|(relation, name, mode)| Need::Lock {
+            relation: *relation,
+            name: name.clone(),
+            mode: *mode,
+        })
+        .collect();
+    // Nobody uses the shadow but an autovacuum.
+    let shadow = work.shadow(state)?;
+    named.push((shadow.oid, shadow.name, Mode::AccessExclusive));
+    // Whoever writes a partition by its own name need not ask for the table.
+    let leaves = suitable::leaves(live.oid)?.into_iter().filter(|leaf| leaf.oid != live.oid);
+    named.extend(leaves.map(|leaf| (leaf.oid, leaf.name, Mode::ShareRowExclusive)));
+    let all = named.iter().map(|(relation, _, mode)| (*relation, *mode)).collect();
+    Ok(Locks { needs, named, all })
+}
+
+impl Locks {
+    fn take(&self, work: &Work, budget: &Budget) -> Result<()> {
+        work.as_owner(|| lock::take_all(&self.named, budget))?;
+        query::begin_writing()
     }
-    let idle = work.as_extension(suitable::idle_snapshots)?;
-    if !idle.is_empty() {
-        return Err(snapshots_of(work, &idle, 0)?);
-    }
-    if let Some((what, hint)) = suitable::objection(live.oid, state.direction)? {
-        return Err(MigrationFault::NotCarried { what, hint }.into());
-    }
-    // Those of them that are busy elsewhere when the lock is had may not see what is carried over under it.
-    let others = match state.tries >= TRIES_WITHOUT_CHANGES {
-        true => work.as_extension(suitable::transactions_with_snapshots)?,
-        false => Vec::new(),
-    };
-    let budget = work.as_owner(|| {
-        let budget = work.budget();
-        for need in &needs {
-            let Need::Lock { relation, name, mode } = need else { continue };
-            lock::take(*relation, name, *mode, &budget)?;
-        }
-        lock_shadow(work, state, &budget)?;
-        // Whoever writes a partition by its own name need not ask for the table.
-        for leaf in suitable::leaves(live.oid)?.iter().filter(|leaf| leaf.oid != live.oid) {
-            lock::take(leaf.oid, &leaf.name, Mode::ShareRowExclusive, &budget)?;
-        }
-        Ok(budget)
-    })?;
-    // From here on others wait.
-    query::begin_writing()?;
+}
+
+/// Whether all is still as it was before the locks were had, now that it stays so; otherwise what comes of that.
+fn look_again(work: &Work, state: &mut State) -> Result<Option<Came>> {
+    let live = &work.live;
     if server::find_relation(live.schema_oid, EVENTS) != Some(live.oid) {
         return Err(MigrationFault::OtherTable.into());
     }
-    if state.definition.as_deref() != Some(definition::of(live.oid)?.as_str()) {
-        return start_over(state);
+    if !is_like_shadow(work, state)? {
+        return start_over(state).map(Some);
     }
     if prepare::compare_sources(work)?.0 != Sources::AsTheyWere {
-        return Ok(Came::On(0));
+        return Ok(Some(Came::On(0)));
     }
     if let Some(what) = dependents::not_carried(live.oid)? {
         let hint = "It was made since the migration began: drop it, and make it again afterwards.";
         return Err(MigrationFault::NotCarried { what, hint }.into());
     }
-    let idle = work.as_extension(suitable::idle_snapshots)?;
-    if !idle.is_empty() {
-        return Err(snapshots_of(work, &idle, 0)?);
-    }
-    let changes = work.as_extension(|| queue::length(SHORT_QUEUE + 1))?;
-    if changes > 0 {
-        let must = state.tries >= TRIES_WITHOUT_CHANGES
-            && changes <= SHORT_QUEUE
-            && (state.tries >= TRIES_BESIDE_SNAPSHOTS
-                || work.as_extension(|| suitable::busy_elsewhere(others))?.is_empty());
-        let is_done = must
-            && matches!(copy::apply(work, state, SHORT_QUEUE)?, Applied::Changes(_))
-            && work.as_extension(|| queue::length(1))? == 0;
-        if !is_done {
-            state.tries = state.tries.saturating_add(1);
-            // Others have the locks to themselves for a while.
-            return Ok(Came::On(20));
-        }
-    }
-    swap_tables(work, state, &budget)?;
-    Ok(Came::On(0))
-}
-
-/// Nobody uses the shadow but an autovacuum.
-fn lock_shadow(work: &Work, state: &State, budget: &Budget) -> Result<()> {
-    let shadow = work.shadow(state)?;
-    lock::take(shadow.oid, &shadow.name, Mode::AccessExclusive, budget)
+    refuse_idle_snapshots(work)?;
+    Ok(None)
 }
 
 fn swap_tables(work: &Work, state: &mut State, budget: &Budget) -> Result<()> {

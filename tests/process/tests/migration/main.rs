@@ -11,6 +11,7 @@ mod differential;
 mod disk;
 mod holders;
 mod model;
+mod moment;
 mod observer;
 mod phases;
 mod refusals;
