@@ -96,41 +96,6 @@ pub fn relation(relation: pg_sys::Oid, mode: Mode) {
     unsafe { pg_sys::LockRelationOid(relation, mode.number()) }
 }
 
-/// A lock on a relation that outlives transactions: it keeps the relation from being dropped or renamed from one
-/// step to the next. Released when dropped.
-pub struct SessionLock(pg_sys::LockRelId);
-
-impl SessionLock {
-    /// Locks `relation`, of this database, in ACCESS SHARE mode.
-    ///
-    /// Waits for at most the setting `lock_timeout`, then raises 55P03.
-    #[must_use]
-    pub fn take(relation: pg_sys::Oid) -> Self {
-        // SAFETY: reads a variable of the backend.
-        let mut id = pg_sys::LockRelId { relId: relation, dbId: unsafe { pg_sys::MyDatabaseId } };
-        // SAFETY: takes a heavyweight lock by number; the identity is copied.
-        unsafe { pg_sys::LockRelationIdForSession(&raw mut id, SESSION_MODE) };
-        Self(id)
-    }
-}
-
-impl SessionLock {
-    /// The transaction was aborted: that lets go of the locks of the session too (`ProcReleaseLocks` in
-    /// `storage/lmgr/proc.c`).
-    pub fn was_released_by_abort(self) {
-        std::mem::forget(self);
-    }
-}
-
-impl Drop for SessionLock {
-    fn drop(&mut self) {
-        // SAFETY: the lock was taken by `take`, and is released once.
-        unsafe { pg_sys::UnlockRelationIdForSession(&raw mut self.0, SESSION_MODE) };
-    }
-}
-
-const SESSION_MODE: pg_sys::LOCKMODE = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
-
 /// A lock that the session keeps beyond its transactions. It is released by itself with a transaction that is aborted
 /// (`ProcReleaseLocks` in `storage/lmgr/proc.c`), and with the session.
 #[derive(Clone, Copy)]
@@ -140,6 +105,12 @@ struct Kept {
 }
 
 impl Kept {
+    /// One on a relation of this database.
+    fn on(relation: pg_sys::Oid, mode: Mode) -> Self {
+        let fields = [server::database().to_u32(), relation.to_u32(), 0];
+        Self { tag: tag(fields, pg_sys::LockTagType::LOCKTAG_RELATION), mode: mode.number() }
+    }
+
     /// Takes it; whether the session has it now. Without waiting, unless it `waits`, for at most the setting `lock_timeout`.
     fn take(&self, waits: bool) -> bool {
         // SAFETY: takes a heavyweight lock by its tag, which is copied, for the session.
@@ -225,6 +196,34 @@ impl Turn {
     }
 }
 
+/// A lock on a relation that outlives transactions: it keeps the relation from being dropped or renamed from one
+/// step to the next. Released when dropped.
+pub struct SessionLock(Kept);
+
+impl SessionLock {
+    /// Locks `relation`, of this database, in ACCESS SHARE mode.
+    ///
+    /// Waits for at most the setting `lock_timeout`, then raises 55P03.
+    #[must_use]
+    pub fn take(relation: pg_sys::Oid) -> Self {
+        let kept = Kept::on(relation, Mode::AccessShare);
+        kept.take(true);
+        Self(kept)
+    }
+
+    /// The transaction was aborted: that lets go of the locks of the session too (`ProcReleaseLocks` in
+    /// `storage/lmgr/proc.c`).
+    pub fn was_released_by_abort(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for SessionLock {
+    fn drop(&mut self) {
+        self.0.release();
+    }
+}
+
 /// A lock on a relation that the transaction has, kept by the session beyond it: nobody gets it between two transactions.
 /// It is released by itself with a transaction that is aborted, and with the session.
 #[derive(Clone, Copy)]
@@ -234,9 +233,7 @@ impl KeptLock {
     /// Keeps a lock on `relation`, of this database, that the transaction has.
     #[must_use]
     pub fn keep(relation: pg_sys::Oid, mode: Mode) -> Self {
-        let fields = [server::database().to_u32(), relation.to_u32(), 0];
-        let tag = tag(fields, pg_sys::LockTagType::LOCKTAG_RELATION);
-        let kept = Kept { tag, mode: mode.number() };
+        let kept = Kept::on(relation, mode);
         kept.take(true);
         Self(kept)
     }
